@@ -1,0 +1,89 @@
+// Package spec is what postern-helper hands to postern-launch: one operation,
+// every path and number in it derived by the helper. Both ends are root and are
+// built together; nothing in it is a client's word that was not checked.
+package spec
+
+import "github.com/postern-cri/postern/privsep/plan"
+
+// Op is what the launch process does before it exits.
+type Op string
+
+// Operations.
+const (
+	Create Op = "create"
+	Exec   Op = "exec"
+	Update Op = "update"
+	Delete Op = "delete"
+)
+
+// Launch is one operation. It arrives as JSON on fd 3; the Result goes to fd 4;
+// stdio fds of the container are 0, 1, 2, and a console socket, where TTY is
+// set, is fd 5 (the master is sent over it as one SCM_RIGHTS message).
+type Launch struct {
+	Op       Op
+	ID       string // container handle
+	StateDir string // libcontainer's state root, private to root
+	Seccomp  string // directory of localhost seccomp profiles
+
+	// Create.
+	Plan        *plan.Plan
+	Rootfs      string // assembled by the helper: overlay over the image's layers
+	Mounts      []Mount
+	Hostname    string
+	Namespaces  Namespaces
+	CgroupPath  string // below the cgroup mounts, e.g. /kubepods/besteffort/podX/<id>
+	CgroupOwner bool   // the path's parent was made by us
+	Sysctls     []plan.Sysctl
+	Devices     []Device
+	PIDsLimit   int64
+	UIDs, GIDs  []plan.IDMap
+
+	// Exec.
+	Exec   *plan.ExecPlan
+	ExecID string
+
+	// Update.
+	Resources *plan.Resources
+}
+
+// Namespaces are paths of pinned namespaces. "" with Host false is a new one.
+type Namespaces struct {
+	Net, IPC, UTS, PID                 string
+	HostNet, HostIPC, HostPID, HostUTS bool
+	User                               string
+	NewUser                            bool
+}
+
+// Mount is a source that the helper resolved and staged: Source is a path in the
+// helper's private box, never one that another uid can rename.
+type Mount struct {
+	Source            string
+	To                string
+	ReadOnly          bool
+	RecursiveReadOnly bool
+	Propagation       plan.Propagation
+	NoExec, NoDev     bool
+	NoSuid            bool
+	Relabel           bool
+}
+
+// Device is a host device node: checked by the helper.
+type Device struct {
+	Path         string // inside the container
+	Char         bool
+	Major, Minor uint32
+	Permissions  uint8
+	Mode         uint32
+	UID, GID     uint32
+}
+
+// Result is what the launch process reports.
+type Result struct {
+	PID   int      // of the container's or exec's process in the launch's PID namespace
+	Notes []string // what was lowered to what this machine permits
+	Error string
+	// NotFound says that the command of an exec or create does not exist in the
+	// image; Exited that the container is gone.
+	NotFound bool
+	Exited   bool
+}
