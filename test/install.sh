@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# install.sh GROUP...  Installs, on Debian 12 as root, the packages that a make target needs, and says which and why.
+# Groups: build (compile), run (demo, tests), bench (the peer), fuzz. What is there already is left alone.
+set -euo pipefail
+declare -A why=(
+  [gcc]="compiles postern-launch (cgo)" [libc6-dev]="compiles postern-launch (cgo)" [pkg-config]="finds libseccomp"
+  [libseccomp-dev]="seccomp filters of containers" [containernetworking-plugins]="CNI plugins: bridge, host-local, portmap"
+  [iptables]="masquerading and host ports of the CNI plugins" [busybox-static]="content of the images that the tests make"
+  [iproute2]="network namespaces of the tests" [procps]="ps in the demo" [util-linux]="unshare, flock" [curl]="port-forward check of the demo"
+  [git]="module checks")
+declare -A group=(
+  [build]="gcc libc6-dev pkg-config libseccomp-dev"
+  [run]="containernetworking-plugins iptables busybox-static iproute2 procps util-linux curl"
+  [bench]="containernetworking-plugins iptables busybox-static iproute2 util-linux"
+  [fuzz]="")
+missing=()
+for g in "$@"; do
+  for p in ${group[$g]?unknown group $g}; do
+    dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")
+  done
+done
+[ ${#missing[@]} = 0 ] && exit 0
+if [ "$(id -u)" != 0 ]; then
+  echo "install: these Debian packages are missing: ${missing[*]}; run as root, or install them and try again" >&2; exit 1
+fi
+for p in "${missing[@]}"; do echo "install: $p (${why[$p]})"; done
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq >/dev/null
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
