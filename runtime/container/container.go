@@ -1,0 +1,219 @@
+// Package container translates a CRI container configuration into the closed
+// Plan that the privileged side understands: a pure function of the request,
+// the image's configuration, the pod and the names of the ceiling.
+//
+// The image's configuration was written by whoever made the image: entry point,
+// environment, user, working directory and volumes are checked like a
+// stranger's words. What a plan cannot say is refused with an error that names
+// the CRI field.
+package container
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/postern-cri/postern/privsep/plan"
+	"github.com/postern-cri/postern/runtime/sandbox"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Locator names places on the host in the words of the ceiling. An error says
+// which path lies beneath no root and how the operator can add one.
+type Locator interface {
+	// Mount locates the source of a mount for the pod with this uid. makeDir
+	// says that a missing directory there may be made.
+	Mount(podUID, path string) (place plan.Place, makeDir bool, err error)
+	// Device locates a device node.
+	Device(path string) (plan.Place, error)
+}
+
+// Image is the part of an image's configuration that a container takes over.
+type Image struct {
+	Manifest   string // sha256:<hex> of the manifest
+	Entrypoint []string
+	Cmd        []string
+	Env        []string
+	WorkingDir string
+	User       string
+	Volumes    []string
+	StopSignal string
+}
+
+// Pod is the part of the pod that translation looks at.
+type Pod struct {
+	UID        string
+	Network    plan.NamespaceMode
+	PID        plan.NamespaceMode
+	IPC        plan.NamespaceMode
+	UserNS     bool
+	UIDs, GIDs []plan.IDMap
+	Privileged bool
+	Hostname   string
+	HasLogs    bool
+}
+
+// Input is everything a translation depends on.
+type Input struct {
+	Config *cri.ContainerConfig
+	Pod    Pod
+	Image  Image
+	At     Locator
+	Users  UserDB
+	// VolumeImage returns the manifest digest of the image of an image volume.
+	VolumeImage func(*cri.ImageSpec) (string, error)
+	// Target checks that id is a container of this pod, for a shared PID
+	// namespace.
+	Target func(id string) error
+}
+
+var refuse = sandbox.Refuse
+
+// Plan translates in. The class is the narrowest that the container fits in.
+func Plan(in Input) (plan.Plan, error) {
+	var p plan.Plan
+	c := in.Config
+	if c.GetMetadata().GetName() == "" {
+		return p, refuse("metadata.name", "missing")
+	}
+	if n := c.Metadata.Name; len(n) > 253 || !sandbox.PlainText(n) || strings.ContainsAny(n, "/\\") {
+		return p, refuse("metadata.name", "%q has a character that a name cannot have", n)
+	}
+	if c.Windows != nil {
+		return p, refuse("windows", "this is a Linux runtime")
+	}
+	sc := c.GetLinux().GetSecurityContext()
+	if sc.GetPrivileged() && !in.Pod.Privileged {
+		return p, refuse("linux.security_context.privileged", "the pod was not created as privileged")
+	}
+	p.Image = in.Image.Manifest
+	p.Privileged = sc.GetPrivileged()
+	p.NoNewPrivs = sc.GetNoNewPrivs()
+	p.ReadOnlyRootfs = sc.GetReadonlyRootfs()
+	p.TTY, p.Stdin, p.StdinOnce = c.Tty, c.Stdin, c.StdinOnce && c.Stdin
+	for _, step := range []func(*plan.Plan, *Input) error{
+		process, user, capabilities, profiles, pidMode, mounts, devices, stopSignal, logPath,
+	} {
+		if err := step(&p, &in); err != nil {
+			return p, err
+		}
+	}
+	var err error
+	if p.Resources, err = Resources(c.GetLinux().GetResources()); err != nil {
+		return p, err
+	}
+	p.Class = class(&p, &in)
+	return p, nil
+}
+
+func pidMode(p *plan.Plan, in *Input) error {
+	o := in.Config.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	const field = "linux.security_context.namespace_options."
+	if o != nil {
+		for _, n := range []struct {
+			name string
+			ask  cri.NamespaceMode
+			pod  plan.NamespaceMode
+		}{{"network", o.Network, in.Pod.Network}, {"ipc", o.Ipc, in.Pod.IPC}} {
+			if n.ask == cri.NamespaceMode_NODE && n.pod != plan.NamespaceNode {
+				return refuse(field+n.name, "NODE, but the pod has its own")
+			}
+		}
+	}
+	if o.GetTargetId() != "" && o.GetPid() != cri.NamespaceMode_TARGET {
+		return refuse(field+"target_id", "only with pid: TARGET")
+	}
+	switch o.GetPid() {
+	case cri.NamespaceMode_POD: // whatever the pod has
+		p.PID = in.Pod.PID
+	case cri.NamespaceMode_CONTAINER:
+		p.PID = plan.NamespaceContainer
+	case cri.NamespaceMode_NODE:
+		if in.Pod.PID != plan.NamespaceNode {
+			return refuse(field+"pid", "NODE, but the pod has its own")
+		}
+		p.PID = plan.NamespaceNode
+	case cri.NamespaceMode_TARGET:
+		if err := in.Target(o.TargetId); err != nil {
+			return fmt.Errorf("%starget_id: %w", field, err)
+		}
+		p.PID, p.Target = plan.NamespaceTarget, o.TargetId
+	default:
+		return refuse(field+"pid", "unknown mode %d", o.GetPid())
+	}
+	return nil
+}
+
+func logPath(p *plan.Plan, in *Input) error {
+	l := in.Config.LogPath
+	if l == "" {
+		return nil
+	}
+	if !in.Pod.HasLogs {
+		return refuse("log_path", "the pod has no log_directory")
+	}
+	if l != path.Clean(l) || path.IsAbs(l) || l == "." || l == ".." || strings.HasPrefix(l, "../") || !sandbox.PlainText(l) || len(l) > 1024 {
+		return refuse("log_path", "%q is no clean path beneath the pod's log directory", l)
+	}
+	p.Log = l
+	return nil
+}
+
+func devices(p *plan.Plan, in *Input) error {
+	for i, d := range in.Config.Devices {
+		field := fmt.Sprintf("devices[%d]", i)
+		at, err := in.At.Device(path.Clean(d.HostPath))
+		if err != nil {
+			return fmt.Errorf("%s.host_path: %w", field, err)
+		}
+		o := plan.Device{Host: at, To: d.ContainerPath}
+		if o.To == "" {
+			o.To = d.HostPath
+		}
+		if o.To, err = insidePath(field+".container_path", o.To); err != nil {
+			return err
+		}
+		for _, r := range d.Permissions {
+			switch r {
+			case 'r':
+				o.Permissions |= plan.DeviceRead
+			case 'w':
+				o.Permissions |= plan.DeviceWrite
+			case 'm':
+				o.Permissions |= plan.DeviceMknod
+			default:
+				return refuse(field+".permissions", "%q: want letters of rwm", d.Permissions)
+			}
+		}
+		if o.Permissions == 0 {
+			return refuse(field+".permissions", "empty")
+		}
+		p.Devices = append(p.Devices, o)
+	}
+	for i, d := range in.Config.CDIDevices {
+		vendor, rest, ok := strings.Cut(d.GetName(), "/")
+		class, name, ok2 := strings.Cut(rest, "=")
+		if !ok || !ok2 || !cdiWord(vendor) || !cdiWord(class) || !cdiWord(name) {
+			return refuse(fmt.Sprintf("CDI_devices[%d].name", i), "%q is not vendor/class=name", d.GetName())
+		}
+		p.CDI = append(p.CDI, d.Name)
+	}
+	return nil
+}
+
+func cdiWord(s string) bool {
+	return s != "" && len(s) <= 128 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-") == ""
+}
+
+// insidePath checks and cleans an absolute path inside a container.
+func insidePath(field, p string) (string, error) {
+	if !path.IsAbs(p) || len(p) > 4095 || !sandbox.PlainText(p) {
+		return "", refuse(field, "%q is no absolute path", p)
+	}
+	for _, part := range strings.Split(p, "/") {
+		if part == ".." {
+			return "", refuse(field, "%q has a parent component", p)
+		}
+	}
+	return path.Clean(p), nil
+}
