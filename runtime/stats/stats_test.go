@@ -1,0 +1,100 @@
+package stats
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func tree(t *testing.T, files map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	for name, content := range files {
+		p := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func TestVersion1(t *testing.T) {
+	c := New(tree(t, map[string]string{
+		"cpuacct/pods/a/cpuacct.usage":              "12345\n",
+		"memory/pods/a/memory.usage_in_bytes":       "1000\n",
+		"memory/pods/a/memory.limit_in_bytes":       "9223372036854771712\n",
+		"memory/pods/a/memory.stat":                 "rss 1\ntotal_rss 400\ntotal_inactive_file 300\ntotal_pgfault 7\ntotal_pgmajfault 2\n",
+		"memory/pods/a/memory.memsw.usage_in_bytes": "1500\n",
+		"memory/pods/a/memory.oom_control":          "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
+		"pids/pods/a/pids.current":                  "3\n",
+	}))
+	if u, err := c.CPU("/pods/a"); err != nil || u.UsageNanos != 12345 {
+		t.Error(u, err)
+	}
+	m, err := c.Memory("pods/a")
+	want := Memory{Usage: 1000, WorkingSet: 700, RSS: 400, PageFaults: 7, MajorFaults: 2, SwapUsage: 500, HasSwap: true}
+	if d := cmp.Diff(want, m); err != nil || d != "" {
+		t.Error(err, d)
+	}
+	if n, err := c.Processes("pods/a"); n != 3 || err != nil {
+		t.Error(n, err)
+	}
+	if !c.OOMKilled("pods/a") || c.OOMKilled("pods/b") {
+		t.Error("out-of-memory kill")
+	}
+	for _, bad := range []string{"", "../x", "/pods/../../x"} {
+		if _, err := c.CPU(bad); err == nil {
+			t.Errorf("cgroup %q was read", bad)
+		}
+	}
+}
+
+func TestVersion2(t *testing.T) {
+	c := New(tree(t, map[string]string{
+		"cgroup.controllers":    "cpu memory\n",
+		"a/cpu.stat":            "usage_usec 12\nuser_usec 5\n",
+		"a/cpu.pressure":        "some avg10=1.50 avg60=0.00 avg300=0.25 total=7\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1\n",
+		"a/memory.current":      "1000\n",
+		"a/memory.max":          "max\n",
+		"a/memory.stat":         "anon 400\ninactive_file 3000\npgfault 7\npgmajfault 2\n",
+		"a/memory.swap.current": "5\n",
+		"a/memory.events":       "oom 0\noom_kill 0\n",
+	}))
+	u, err := c.CPU("a")
+	want := CPU{UsageNanos: 12000, Some: &Pressure{1.5, 0, 0.25, 7000}, Full: &Pressure{0, 0, 0, 1000}}
+	if d := cmp.Diff(want, u); err != nil || d != "" {
+		t.Error(err, d)
+	}
+	m, err := c.Memory("a")
+	if d := cmp.Diff(Memory{Usage: 1000, RSS: 400, PageFaults: 7, MajorFaults: 2, SwapUsage: 5, HasSwap: true}, m); err != nil || d != "" {
+		t.Error(err, d)
+	}
+	if c.OOMKilled("a") {
+		t.Error("not killed")
+	}
+}
+
+func TestNetDev(t *testing.T) {
+	got, err := NetDev(strings.NewReader(`Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0
+  eth0: 2000 20 1 0 0 0 0 0 3000 30 2 0 0 0 0 0
+`))
+	if d := cmp.Diff([]Interface{{"eth0", 2000, 1, 3000, 2}}, got); err != nil || d != "" {
+		t.Error(err, d)
+	}
+	if _, err := NetDev(strings.NewReader("eth0: 1 2\n")); err == nil {
+		t.Error("a short line passed")
+	}
+}
+
+func FuzzNetDev(f *testing.F) {
+	f.Add("eth0: 2000 20 1 0 0 0 0 0 3000 30 2 0 0 0 0 0\n")
+	f.Fuzz(func(t *testing.T, s string) { NetDev(strings.NewReader(s)) })
+}
