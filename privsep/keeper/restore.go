@@ -44,13 +44,6 @@ func Restore(c Conn) ([]Set, error) {
 	}
 }
 
-// EncodeSet is the datagram that Restore reads: a STORE, then one byte for each
-// fd beside it, its index.
-func EncodeSet(key string, meta []byte, index []byte) ([]byte, error) {
-	b, err := Request{Op: Store, Key: key, Meta: meta}.Encode()
-	return append(b, index...), err
-}
-
 func decodeSet(b []byte, fds []int) (set Set, end bool, err error) {
 	if len(b) < len(fds) {
 		return set, false, errors.New("fewer bytes than fds")
