@@ -19,7 +19,7 @@ var (
 		`|pypi-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,}|dop_v1_[a-f0-9]{16,}|\b[a-z0-9]{6}\.[a-z0-9]{16}\b`)
 	header = regexp.MustCompile(`(?i)\b(authorization["']?\s*[:=]\s*["']?)(?:(?:bearer|basic|digest|token|negotiate)\s+)?[^\s"'\[]+|\b(bearer\s+)[A-Za-z0-9._~+/=-]{6,}|\b(basic\s+)[A-Za-z0-9+/]{8,}=*`)
 	// user:password@ up to the last @ of the authority, or of the word where a colon says that there is a password.
-	userinfo = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]{0,30}://)((?:[^\s/?#"'@:]*:[^\s"'@]*|[^\s/?#"'@]*)(?:@[^\s/?#"'@]*)*)@`)
+	userinfo = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]{0,30}://)([^\s/?#"'@:]*:[^\s"']*|[^\s/?#"']*)@`)
 	pair     = regexp.MustCompile(`([A-Za-z0-9_.\-]{2,128})(["']?\s*[=:]\s*)("[^"]*"?|'[^']*'?|[^\s&;,"'{}]+)`)
 )
 
@@ -153,6 +153,11 @@ func random(w string) bool {
 	if len(w) < 20 || isHex(strings.ReplaceAll(w, "-", "")) {
 		return false
 	}
+	// Generated names are words with short random tails: a drawn token has a long piece without a dash.
+	piece := 0
+	for _, p := range strings.FieldsFunc(w, func(c rune) bool { return c == '-' || c == '_' }) {
+		piece = max(piece, len(p))
+	}
 	var count [256]int
 	var class [3]int
 	change, prev := 0, -1
@@ -192,9 +197,9 @@ func random(w string) bool {
 	turn := float64(change) / float64(len(w)-1)
 	switch kinds {
 	case 3:
-		return bits >= 3.3 && turn >= 0.3
+		return bits >= 3.3 && turn >= 0.3 && piece >= 12
 	case 2:
-		return bits >= 3.5 && turn >= 0.3 && class[2] > 0 || bits >= 3.5 && turn >= 0.35
+		return bits >= 3.5 && turn >= 0.3 && piece >= 16
 	}
 	return false
 }
