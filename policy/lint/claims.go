@@ -112,11 +112,25 @@ func (c *checker) plain(x *ast.Expr, t *ast.Term) {
 	case ast.Var:
 		return
 	case ast.Ref:
-		if c.isClaim(v) {
+		if c.isClaim(v) || c.lookup(v) {
 			return
 		}
 	}
 	c.add(x.Location, "input.claimed within %s: only plain comparisons may see a claim", ast.ValueName(t.Value))
+}
+
+// lookup tells whether a reference looks a claim up in configuration:
+// data.site.watched[input.claimed.pod.namespace].
+func (c *checker) lookup(r ast.Ref) bool {
+	if !r[0].Equal(ast.DefaultRootDocument) {
+		return false
+	}
+	for _, t := range r[1:] {
+		if v, ok := t.Value.(ast.Ref); ok && !c.isClaim(v) {
+			return false
+		}
+	}
+	return true
 }
 
 // headDetail tells whether the only claims of a head are arguments after the
@@ -175,6 +189,8 @@ func (c *checker) ref(t *ast.Term, v ast.Ref) bool {
 		default:
 			c.add(t.Location, "%s: a pack may read data.postern_config, data.site and itself", s)
 		}
+	case "print":
+		c.add(t.Location, "print: a policy has nobody to print to")
 	default:
 		return false
 	}
