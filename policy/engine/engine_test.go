@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/open-policy-agent/opa/v1/ast"
-
 	"github.com/postern-cri/postern/audit/redact"
 	"github.com/postern-cri/postern/policy/decision"
 	"github.com/postern-cri/postern/policy/lint"
@@ -344,13 +342,4 @@ func TestRevision(t *testing.T) {
 	if a.revision() == b.revision() {
 		t.Error("data does not change the revision")
 	}
-}
-
-func mustValue(t testing.TB, v any) ast.Value {
-	t.Helper()
-	out, err := ast.InterfaceToValue(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
 }

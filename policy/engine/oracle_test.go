@@ -43,7 +43,7 @@ func TestPodSecurityOracle(t *testing.T) {
 			reasons := strings.Join(want.ForbiddenReasons, "; ")
 			ok := true
 			var rules []string
-			for _, q := range translate(t, spec) {
+			for _, q := range translate(spec) {
 				d, err := input.Build(input.RoleHelper, q, 1, redactor)
 				if err != nil {
 					t.Fatal(err)
@@ -158,8 +158,7 @@ func randomContainer(r *rand.Rand, wild bool) corev1.Container {
 }
 
 // translate is what the kubelet and the front end make of a pod, in short.
-func translate(t *testing.T, spec *corev1.PodSpec) []gate.Question {
-	t.Helper()
+func translate(spec *corev1.PodSpec) []gate.Question {
 	node := func(host bool, mode plan.NamespaceMode) plan.NamespaceMode {
 		if host {
 			return plan.NamespaceNode
@@ -291,25 +290,25 @@ func bounding(c *corev1.Capabilities) uint64 {
 	return mask
 }
 
-// corpus is the documents of random pods and a few other questions.
-func corpus(t testing.TB, n int) []*input.Document {
+// corpusQuestions is what n random pods ask.
+func corpusQuestions(n int) []gate.Question {
 	rng := rand.New(rand.NewPCG(3, 4))
-	var out []*input.Document
+	var out []gate.Question
 	for range n {
-		tt, ok := t.(*testing.T)
-		if !ok {
-			tt = &testing.T{}
-		}
-		for _, q := range translate(tt, randomPod(rng, true)) {
-			d, err := input.Build(input.RoleHelper, q, 1, redactor)
-			if err != nil {
-				t.Fatal(err)
-			}
-			out = append(out, d)
-		}
+		out = append(out, translate(randomPod(rng, true))...)
 	}
+	return out
+}
+
+// corpus is the documents of n random pods and one of every method.
+func corpus(t testing.TB, n int) []*input.Document {
+	qs := corpusQuestions(n)
 	for _, m := range input.Methods() {
-		d, err := input.Build(input.RoleFront, gate.Question{Method: m}, 1, redactor)
+		qs = append(qs, gate.Question{Method: m})
+	}
+	var out []*input.Document
+	for _, q := range qs {
+		d, err := input.Build(input.RoleHelper, q, 1, redactor)
 		if err != nil {
 			t.Fatal(err)
 		}
