@@ -1,0 +1,100 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// unknown is the error for a key that is not known.
+func unknown(name, text string, k toml.Key) error {
+	where := ""
+	if line := lineOf(text, k); line > 0 {
+		where = fmt.Sprintf(" (line %d)", line)
+	}
+	table := ""
+	if len(k) > 1 {
+		table = " in [" + strings.Join(k[:len(k)-1], ".") + "]"
+	}
+	return fmt.Errorf("%s: unknown key %q%s%s%s", name, k[len(k)-1], table, where, meant(k[len(k)-1], known(k[:len(k)-1])))
+}
+
+// lineOf finds the line where k is set or opened as a table. The decoder does not
+// tell positions of keys.
+func lineOf(text string, k toml.Key) int {
+	table, found := "", 0
+	for i, l := range strings.Split(text, "\n") {
+		l = strings.TrimSpace(l)
+		if strings.HasPrefix(l, "[") {
+			table = strings.Trim(strings.SplitN(l, "#", 2)[0], "[] \t")
+			if table == k.String() || strings.HasPrefix(table, k.String()+".") {
+				return i + 1
+			}
+			continue
+		}
+		key, _, ok := strings.Cut(l, "=")
+		key = strings.Trim(key, " \t\"'")
+		if full := strings.TrimPrefix(table+"."+key, "."); ok && found == 0 && full == k.String() {
+			found = i + 1
+		}
+	}
+	return found
+}
+
+// known lists the keys of a table.
+func known(table toml.Key) (keys []string) {
+	t := reflect.TypeFor[Config]()
+	for _, part := range table {
+		for i := range t.NumField() {
+			if t.Field(i).Tag.Get("toml") == part && t.Field(i).Type.Kind() == reflect.Struct {
+				t = t.Field(i).Type
+				break
+			}
+		}
+	}
+	for i := range t.NumField() {
+		keys = append(keys, t.Field(i).Tag.Get("toml"))
+	}
+	return keys
+}
+
+// meant guesses which of names was meant by wrong.
+func meant(wrong string, names []string) string {
+	best, least := "", len(wrong)/2+1
+	for _, n := range names {
+		if d := distance(strings.ToLower(wrong), n); d < least {
+			best, least = n, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", best)
+}
+
+// distance counts the insertions, deletions, changes and swaps between a and b.
+func distance(a, b string) int {
+	d := make([][]int, len(a)+1)
+	for i := range d {
+		d[i] = make([]int, len(b)+1)
+		d[i][0] = i
+	}
+	for j := range d[0] {
+		d[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			d[i][j] = min(d[i-1][j]+1, d[i][j-1]+1, d[i-1][j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				d[i][j] = min(d[i][j], d[i-2][j-2]+1)
+			}
+		}
+	}
+	return d[len(a)][len(b)]
+}
