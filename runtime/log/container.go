@@ -26,6 +26,7 @@ type container struct {
 	clients   []*client
 	blocked   bool      // the log could not be written
 	retry     time.Time // when to try again
+	warned    bool      // and our own log says so
 	flush     bool      // partial lines do not wait any longer
 	removing  *peer     // who waits for the answer to remove
 	removeEnd time.Time

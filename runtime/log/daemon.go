@@ -214,6 +214,7 @@ func (d *Daemon) turn() {
 			d.block(o.c, err)
 			continue
 		}
+		o.c.warned = false
 		if more {
 			d.enqueue(o)
 		}
@@ -225,9 +226,10 @@ const retryAfter = time.Second
 
 // block leaves c alone for a second. Its output waits in its pipes.
 func (d *Daemon) block(c *container, err error) {
-	if !c.blocked {
+	if !c.warned {
 		d.opts.Printf("container %s: %v", c.id, err)
 	}
+	c.warned = true
 	c.blocked, c.retry = true, time.Now().Add(retryAfter)
 	d.timed[c] = struct{}{}
 }

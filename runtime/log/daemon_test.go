@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 // keep plays init: it holds duplicates of every fd and hands them to each new
 // daemon.
 type keep struct {
-	t        *testing.T
+	t        testing.TB
 	listener int
 	path     string
 	mu       sync.Mutex
@@ -51,7 +51,7 @@ type kept struct {
 	fds  []int // -1 once dropped
 }
 
-func newKeep(t *testing.T) *keep {
+func newKeep(t testing.TB) *keep {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: the daemon takes containers from root alone")
@@ -176,7 +176,7 @@ type box struct {
 
 func file(fd int) *os.File { return os.NewFile(uintptr(fd), "pipe") }
 
-func pipe(t *testing.T) (r, w int) {
+func pipe(t testing.TB) (r, w int) {
 	t.Helper()
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
@@ -244,7 +244,7 @@ func (k *keep) add(n int, tty, stdin, once bool, logPath string) *box {
 	return b
 }
 
-func openLog(t *testing.T, path string) int {
+func openLog(t testing.TB, path string) int {
 	t.Helper()
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
 	if err != nil {
