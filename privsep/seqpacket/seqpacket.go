@@ -108,8 +108,8 @@ func (c *Conn) Send(b []byte, fds ...int) error {
 }
 
 // Recv receives one message into b and returns its length and fds, which are
-// close-on-exec and now the caller's. A closed peer is io.EOF's sibling: n == 0
-// and err == nil never both happen; the error is os.ErrClosed or ErrEOF.
+// close-on-exec and now the caller's. A peer that closed the connection is
+// ErrEOF.
 //
 // Expected syscalls: recvmsg.
 func (c *Conn) Recv(b []byte) (n int, fds []int, err error) {
@@ -150,6 +150,36 @@ func (c *Conn) Recv(b []byte) (n int, fds []int, err error) {
 
 // ErrEOF says that the peer closed the connection.
 var ErrEOF = errors.New("peer closed the connection")
+
+// RecvGrow is Recv into *buf, which is made larger, up to limit, when the next
+// message needs it: an idle connection then holds no large buffer.
+//
+// Expected syscalls: recvmsg(MSG_PEEK | MSG_TRUNC), recvmsg.
+func (c *Conn) RecvGrow(buf *[]byte, limit int) (int, []int, error) {
+	var size int
+	var perr error
+	err := c.rc.Read(func(fd uintptr) bool {
+		for {
+			size, _, perr = unix.Recvfrom(int(fd), nil, unix.MSG_PEEK|unix.MSG_TRUNC)
+			if perr != unix.EINTR {
+				return perr != unix.EAGAIN
+			}
+		}
+	})
+	if err == nil {
+		err = perr
+	}
+	if err != nil {
+		return 0, nil, fmt.Errorf("receiving a message: %w", err)
+	}
+	if size > limit {
+		return 0, nil, ErrTruncated
+	}
+	if size > len(*buf) {
+		*buf = make([]byte, size)
+	}
+	return c.Recv(*buf)
+}
 
 func parseRights(oob []byte) ([]int, error) {
 	msgs, err := unix.ParseSocketControlMessage(oob)
