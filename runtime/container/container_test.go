@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/postern-cri/postern/privsep/plan"
+	"github.com/postern-cri/postern/profiles/capability"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -144,20 +145,20 @@ func TestClass(t *testing.T) {
 }
 
 func TestCapabilities(t *testing.T) {
-	bit := func(n string) uint64 { b, _ := capBit(n); return 1 << b }
+	bit := func(n string) uint64 { b, _ := capability.Parse(n); return 1 << b }
 	for _, c := range []struct {
 		name              string
 		caps              cri.Capability
 		privileged        bool
 		bounding, ambient uint64
 	}{
-		{"default", cri.Capability{}, false, defaultCaps, 0},
+		{"default", cri.Capability{}, false, capability.Default, 0},
 		{"drop all", cri.Capability{DropCapabilities: []string{"ALL"}}, false, 0, 0},
-		{"add all", cri.Capability{AddCapabilities: []string{"all"}}, false, allCaps, 0},
-		{"add all but one", cri.Capability{AddCapabilities: []string{"ALL"}, DropCapabilities: []string{"CAP_SYS_ADMIN"}}, false, allCaps &^ bit("SYS_ADMIN"), 0},
+		{"add all", cri.Capability{AddCapabilities: []string{"all"}}, false, capability.All, 0},
+		{"add all but one", cri.Capability{AddCapabilities: []string{"ALL"}, DropCapabilities: []string{"CAP_SYS_ADMIN"}}, false, capability.All &^ bit("SYS_ADMIN"), 0},
 		{"drop all, add one", cri.Capability{AddCapabilities: []string{"KILL"}, DropCapabilities: []string{"ALL"}}, false, bit("KILL"), 0},
 		{"ambient", cri.Capability{AddAmbientCapabilities: []string{"NET_RAW"}, DropCapabilities: []string{"ALL"}}, false, bit("NET_RAW"), bit("NET_RAW")},
-		{"privileged", cri.Capability{DropCapabilities: []string{"ALL"}}, true, allCaps, 0},
+		{"privileged", cri.Capability{DropCapabilities: []string{"ALL"}}, true, capability.All, 0},
 	} {
 		in := restricted()
 		sc(&in).Capabilities = &c.caps

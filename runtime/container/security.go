@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/postern-cri/postern/privsep/plan"
+	"github.com/postern-cri/postern/profiles/capability"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -27,16 +28,16 @@ func capabilities(p *plan.Plan, in *Input) error {
 	if err != nil {
 		return err
 	}
-	set := defaultCaps
+	set := capability.Default
 	if addAll {
-		set = allCaps
+		set = capability.All
 	}
 	if dropAll {
 		set = 0
 	}
 	set = (set | add | ambient) &^ drop
 	if p.Privileged {
-		set = allCaps
+		set = capability.All
 	}
 	if ambientAll {
 		ambient = set
@@ -50,12 +51,11 @@ func capabilities(p *plan.Plan, in *Input) error {
 
 func capMask(field string, in []string) (mask uint64, all bool, err error) {
 	for _, n := range in {
-		up := strings.TrimPrefix(strings.ToUpper(n), "CAP_")
-		if up == "ALL" {
+		if strings.EqualFold(strings.TrimPrefix(strings.ToUpper(n), "CAP_"), "ALL") {
 			all = true
 			continue
 		}
-		bit, ok := capBit(up)
+		bit, ok := capability.Parse(n)
 		if !ok {
 			return 0, false, refuse(field, "unknown capability %q", n)
 		}
@@ -146,15 +146,11 @@ func pathList(field string, in []string) ([]string, error) {
 	return out, nil
 }
 
-// restrictedCaps is what the restricted Pod Security Standard lets a container
-// keep.
-const restrictedCaps = uint64(1) << 10 // NET_BIND_SERVICE
-
 // class picks the narrowest row of the ceiling that the container fits in.
 func class(p *plan.Plan, in *Input) plan.Class {
 	if p.Privileged || p.PID == plan.NamespaceNode || in.Pod.Network == plan.NamespaceNode || in.Pod.IPC == plan.NamespaceNode ||
 		p.Seccomp.Kind == plan.ProfileUnconfined || p.AppArmor.Kind == plan.ProfileUnconfined ||
-		p.CapsBounding&^defaultCaps != 0 || len(p.MaskedPaths) == 0 || len(p.Devices) > 0 {
+		p.CapsBounding&^capability.Baseline != 0 || len(p.MaskedPaths) == 0 || len(p.Devices) > 0 {
 		return plan.System
 	}
 	for _, m := range p.Mounts {
@@ -162,7 +158,7 @@ func class(p *plan.Plan, in *Input) plan.Class {
 			return plan.System
 		}
 	}
-	if p.CapsBounding&^restrictedCaps == 0 && p.NoNewPrivs && p.User.UID != 0 {
+	if p.CapsBounding&^capability.Restricted == 0 && p.NoNewPrivs && p.User.UID != 0 {
 		return plan.Restricted
 	}
 	return plan.Baseline

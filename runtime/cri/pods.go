@@ -1,0 +1,222 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/postern-cri/postern/policy/facts"
+	"github.com/postern-cri/postern/privsep/wire"
+	"github.com/postern-cri/postern/runtime/sandbox"
+	"github.com/postern-cri/postern/runtime/store"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// createLimit bounds a creation whose caller went away.
+const createLimit = 2 * time.Minute
+
+// RunPodSandbox makes a pod. It is decided at the boundary.
+func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest) (*cri.RunPodSandboxResponse, error) {
+	const method = "RunPodSandbox"
+	if err := s.checkHandler(r.RuntimeHandler); err != nil {
+		return nil, err
+	}
+	p, err := sandbox.Plan(r.Config, r.RuntimeHandler, s.places)
+	if err != nil {
+		return nil, badPlan(method, err)
+	}
+	c, m := r.Config, r.Config.Metadata
+	pod := &store.Pod{
+		Name: m.Name, Namespace: m.Namespace, UID: m.Uid, Attempt: m.Attempt, State: store.Running,
+		Hostname: p.Hostname, LogDir: c.LogDirectory, Handler: r.RuntimeHandler, Labels: c.Labels, Annotations: c.Annotations,
+		Network: p.Network, PID: p.PID, IPC: p.IPC, UserNS: p.UserNS, UIDs: p.UIDs, GIDs: p.GIDs,
+		Privileged: p.Privileged, Request: digest(r),
+	}
+	claims := s.claims(ctx, method)
+	claimPod(&claims, pod)
+	taken := func() error {
+		return status.Errorf(codes.AlreadyExists, "a pod %s/%s (uid %s, attempt %d) exists already or is being made by another request", m.Namespace, m.Name, m.Uid, m.Attempt)
+	}
+	id, err := s.store.Once(ctx, pod.Key(), pod.Request,
+		func(id string) (string, error) {
+			if old, err := s.store.Pod(id); err == nil && old.State == store.Running && old.Request == pod.Request {
+				return id, nil // the answer to the first request was lost
+			}
+			return "", taken()
+		}, taken,
+		func(ctx context.Context) (string, error) {
+			ctx, cancel := context.WithTimeout(ctx, createLimit)
+			defer cancel()
+			a, err := s.helper.PodCreate(ctx, p, claims)
+			if err != nil {
+				return "", err
+			}
+			pod.ID, pod.IPs, pod.Cgroup, pod.Created = a.Pod, a.IPs, a.Cgroup, time.Now().UnixNano()
+			if err := s.store.AddPod(pod); err != nil {
+				_, derr := s.helper.PodDelete(ctx, a.Pod)
+				return "", errors.Join(err, derr)
+			}
+			s.log.Info("pod", "id", pod.ID, "namespace", pod.Namespace, "name", pod.Name)
+			s.podEvent(pod.ID, cri.ContainerEventType_CONTAINER_CREATED_EVENT)
+			s.podEvent(pod.ID, cri.ContainerEventType_CONTAINER_STARTED_EVENT)
+			return pod.ID, nil
+		})
+	if err != nil {
+		return nil, fail(method, err)
+	}
+	return &cri.RunPodSandboxResponse{PodSandboxId: id}, nil
+}
+
+func (s *Server) checkHandler(name string) error {
+	if name == "" {
+		return nil
+	}
+	for _, h := range s.handlers {
+		if h == name {
+			return nil
+		}
+	}
+	return status.Errorf(codes.NotFound, "unknown runtime handler %q", name)
+}
+
+// badPlan is the error for a request that no plan can say, or whose place on the
+// host has no name in the ceiling.
+func badPlan(method string, err error) error {
+	var out *Outside
+	if errors.As(err, &out) {
+		return status.Errorf(codes.PermissionDenied, "ceiling denied %s: %s", method, clip(err.Error(), maxErrorText))
+	}
+	var st interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &st) {
+		return err
+	}
+	return invalid("%s: %s", method, clip(err.Error(), maxErrorText))
+}
+
+// Outside is a path that lies beneath no root of the ceiling.
+type Outside struct{ Text string }
+
+func (e *Outside) Error() string { return e.Text }
+
+// StopPodSandbox kills what runs in the pod and takes its network down. It
+// succeeds for a pod that is stopped or gone, and while the CNI plugin is broken.
+func (s *Server) StopPodSandbox(ctx context.Context, r *cri.StopPodSandboxRequest) (*cri.StopPodSandboxResponse, error) {
+	p, err := s.store.Pod(r.PodSandboxId)
+	if errors.Is(err, store.ErrNotFound) {
+		return &cri.StopPodSandboxResponse{}, nil
+	}
+	if err == nil {
+		err = s.stopPod(ctx, p)
+	}
+	if err != nil {
+		return nil, fail("StopPodSandbox", err)
+	}
+	return &cri.StopPodSandboxResponse{}, nil
+}
+
+func (s *Server) stopPod(ctx context.Context, p *store.Pod) error {
+	var errs []error
+	for _, c := range s.store.Containers(p.ID) {
+		errs = append(errs, s.stop(ctx, c, 0))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	a, err := s.helper.PodDelete(ctx, p.ID)
+	if err != nil && !isHelper(err, wire.NotFound) {
+		return err
+	}
+	if a != nil && a.Deferred {
+		s.log.Warn("part of the pod's teardown is put off", "pod", p.ID)
+	}
+	stopped := false
+	if _, err := s.store.UpdatePod(p.ID, func(p *store.Pod) bool {
+		stopped = p.State != store.Exited
+		p.State = store.Exited
+		return stopped
+	}); err != nil && !errors.Is(err, store.ErrNotFound) {
+		s.log.Error("storing that a pod stopped", "pod", p.ID, "error", err)
+	}
+	if stopped {
+		s.podEvent(p.ID, cri.ContainerEventType_CONTAINER_STOPPED_EVENT)
+	}
+	return nil
+}
+
+// RemovePodSandbox removes the pod and every container of it.
+func (s *Server) RemovePodSandbox(ctx context.Context, r *cri.RemovePodSandboxRequest) (*cri.RemovePodSandboxResponse, error) {
+	const method = "RemovePodSandbox"
+	p, err := s.store.Pod(r.PodSandboxId)
+	f := facts.Facts{}
+	if err == nil {
+		f.Pod = podFacts(p)
+	}
+	done, aerr := s.ask(ctx, method, f)
+	if aerr != nil {
+		return nil, aerr
+	}
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		err = nil // gone already
+	case err == nil:
+		err = s.removePod(ctx, p)
+	}
+	if err = done(fail(method, err)); err != nil {
+		return nil, err
+	}
+	return &cri.RemovePodSandboxResponse{}, nil
+}
+
+func (s *Server) removePod(ctx context.Context, p *store.Pod) error {
+	if p.State == store.Running {
+		if err := s.stopPod(ctx, p); err != nil {
+			return err
+		}
+	}
+	for _, c := range s.store.Containers(p.ID) {
+		if err := s.remove(ctx, c); err != nil {
+			return err
+		}
+	}
+	// Stopping has deleted it; this is for a pod that was put off.
+	if _, err := s.helper.PodDelete(ctx, p.ID); err != nil && !isHelper(err, wire.NotFound) {
+		return err
+	}
+	s.podEvent(p.ID, cri.ContainerEventType_CONTAINER_DELETED_EVENT)
+	s.rates.forget(p.ID)
+	return s.store.RemovePod(p.ID)
+}
+
+// PodSandboxStatus describes one pod.
+func (s *Server) PodSandboxStatus(ctx context.Context, r *cri.PodSandboxStatusRequest) (*cri.PodSandboxStatusResponse, error) {
+	if err := s.askRead(ctx, "PodSandboxStatus"); err != nil {
+		return nil, err
+	}
+	p, err := s.store.Pod(r.PodSandboxId)
+	if err != nil {
+		return nil, fail("PodSandboxStatus", err)
+	}
+	a := &cri.PodSandboxStatusResponse{Status: podStatus(p), Timestamp: time.Now().UnixNano()}
+	for _, c := range s.store.Containers(p.ID) {
+		a.ContainersStatuses = append(a.ContainersStatuses, containerStatus(c))
+	}
+	if r.Verbose {
+		a.Info = info(map[string]any{"cgroup": p.Cgroup, "hostname": p.Hostname, "runtimeHandler": p.Handler})
+	}
+	return a, nil
+}
+
+// UpdatePodSandboxResources has nothing to do: the pod's cgroup is the kubelet's.
+func (s *Server) UpdatePodSandboxResources(ctx context.Context, r *cri.UpdatePodSandboxResourcesRequest) (*cri.UpdatePodSandboxResourcesResponse, error) {
+	f := facts.Facts{}
+	if p, err := s.store.Pod(r.PodSandboxId); err == nil {
+		f.Pod = podFacts(p)
+	}
+	done, err := s.ask(ctx, "UpdatePodSandboxResources", f)
+	if err != nil {
+		return nil, err
+	}
+	return nil, done(status.Error(codes.Unimplemented, "the pod's cgroup belongs to the kubelet, which has set it already: there is nothing for the runtime to update"))
+}
