@@ -32,7 +32,7 @@ func Stand(args []string, config string, pid int, extra ...uintptr) (int, error)
 	}
 	for asked := false; ; {
 		var ws unix.WaitStatus
-		if done, _ := unix.Wait4(pid, &ws, unix.WNOHANG, nil); done == pid {
+		if done, _ := unix.Wait4(-1, &ws, unix.WNOHANG, nil); done == pid {
 			return ws.ExitStatus(), nil
 		}
 		if unix.Kill(pid, 0) != nil {

@@ -98,3 +98,6 @@ func distance(a, b string) int {
 	}
 	return d[len(a)][len(b)]
 }
+
+// Says tells whether text, which parsed, sets the top-level key.
+func Says(text []byte, key string) bool { return lineOf(string(text), toml.Key{key}) > 0 }
