@@ -54,12 +54,12 @@ postern.toml says stop.on_stop = "kill": the next up takes them over.`,
 }
 
 func up(out, errs io.Writer, f nodeFlags) error {
+	if os.Geteuid() != 0 {
+		return errors.New("postern up must run as root: it makes directories for eight users and starts the helper")
+	}
 	n, err := node.Open(f.root, f.profile, f.config)
 	if err != nil {
 		return err
-	}
-	if os.Geteuid() != 0 {
-		return errors.New("postern up must run as root: it makes directories for eight users and starts the helper")
 	}
 	lock, err := n.Lock()
 	if err != nil {
@@ -134,20 +134,21 @@ func readyCommand() *cobra.Command {
 				return err
 			}
 			defer conn.Close()
-			start := time.Now()
-			ctx, cancel := context.WithTimeout(c.Context(), 30*time.Second)
-			defer cancel()
+			start, parent := time.Now(), os.Getppid()
 			for {
-				_, err = cri.NewRuntimeServiceClient(conn).Version(ctx, &cri.VersionRequest{}, grpc.WaitForReady(true))
-				if err == nil {
-					fmt.Fprintf(c.OutOrStdout(), "ready     after %s\n", time.Since(start).Round(time.Millisecond))
-					return nil
-				}
-				select {
-				case <-ctx.Done():
+				try, cancel := context.WithTimeout(c.Context(), time.Second)
+				_, err = cri.NewRuntimeServiceClient(conn).Version(try, &cri.VersionRequest{}, grpc.WaitForReady(true))
+				cancel()
+				switch {
+				case err == nil:
+					_, err := fmt.Fprintf(c.OutOrStdout(), "ready     after %s\n", time.Since(start).Round(time.Millisecond))
+					return err
+				case os.Getppid() != parent:
+					return nil // it was ended before it was ready
+				case time.Since(start) > 30*time.Second:
 					return fmt.Errorf("CRI does not answer after 30 s: see the logs in %s: %w", l.Log, err)
-				case <-time.After(100 * time.Millisecond):
 				}
+				time.Sleep(50 * time.Millisecond)
 			}
 		}}
 	rootFlag(c, &root)
