@@ -165,3 +165,6 @@ func cut(s string, n int) string {
 	}
 	return strings.ToValidUTF8(s[:n-3], "") + "..."
 }
+
+// OneLine makes any text one printable line.
+func OneLine(s string) string { return cut(s, 4096) }
