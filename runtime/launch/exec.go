@@ -1,0 +1,60 @@
+//go:build linux && cgo && seccomp
+
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runc/libcontainer"
+)
+
+// exec starts a process in a container that is there, as what the container's
+// first process was: user, groups, capabilities, filters and environment are the
+// container's, and the request can name none of them.
+func (o *operation) exec() error {
+	if o.Exec == nil || len(o.Exec.Args) == 0 || o.Exec.Args[0] == "" {
+		return errors.New("nothing to run")
+	}
+	c, err := libcontainer.Load(o.StateDir, o.ID)
+	if errors.Is(err, libcontainer.ErrNotExist) {
+		o.result.Exited = true
+		return errors.New("container is not there")
+	}
+	if err != nil {
+		return err
+	}
+	if err := o.running(c); err != nil {
+		return err
+	}
+	saved, err := loadProcess(c.Config().Labels)
+	if err != nil {
+		return err
+	}
+	p := saved.process(o.Exec.Args)
+	if o.Exec.TTY && !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "TERM=") }) {
+		p.Env = append(slices.Clone(p.Env), "TERM=xterm")
+	}
+	o.stdio(p, o.Exec.TTY)
+	if err := c.Start(p); err != nil {
+		if e := o.running(c); e != nil {
+			return fmt.Errorf("%w: %w", e, err)
+		}
+		return err
+	}
+	o.result.PID, err = p.Pid()
+	return err
+}
+
+// running reports that the container has gone as what it is, because the client
+// is told so and does not try again.
+func (o *operation) running(c *libcontainer.Container) error {
+	st, err := c.Status()
+	if err == nil && st == libcontainer.Stopped {
+		o.result.Exited = true
+		return errors.New("container has exited")
+	}
+	return err
+}

@@ -1,0 +1,80 @@
+//go:build linux && cgo && seccomp
+
+package launch
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"golang.org/x/sys/unix"
+
+	"github.com/postern-cri/postern/profiles/capability"
+)
+
+var limitNumbers = map[string]int{
+	"as": unix.RLIMIT_AS, "core": unix.RLIMIT_CORE, "cpu": unix.RLIMIT_CPU, "data": unix.RLIMIT_DATA, "fsize": unix.RLIMIT_FSIZE,
+	"locks": unix.RLIMIT_LOCKS, "memlock": unix.RLIMIT_MEMLOCK, "msgqueue": unix.RLIMIT_MSGQUEUE, "nice": unix.RLIMIT_NICE,
+	"nofile": unix.RLIMIT_NOFILE, "nproc": unix.RLIMIT_NPROC, "rss": unix.RLIMIT_RSS, "rtprio": unix.RLIMIT_RTPRIO,
+	"rttime": unix.RLIMIT_RTTIME, "sigpending": unix.RLIMIT_SIGPENDING, "stack": unix.RLIMIT_STACK,
+}
+
+// rlimits sets resource limits. A hard limit above ours needs SYS_RESOURCE: where
+// that is missing, ours is the most that can be given.
+func (o *operation) rlimits(cfg *configs.Config) error {
+	for _, l := range o.Plan.Rlimits {
+		number, ok := limitNumbers[l.Name]
+		if !ok {
+			return fmt.Errorf("unknown limit %q", l.Name)
+		}
+		soft, hard := l.Soft, l.Hard
+		if soft > hard {
+			return fmt.Errorf("%s: soft limit %d above hard limit %d", l.Name, soft, hard)
+		}
+		var now unix.Rlimit
+		if err := unix.Prlimit(0, number, nil, &now); err != nil {
+			return fmt.Errorf("%s: %w", l.Name, err)
+		}
+		if hard > now.Max && !mayRaise() {
+			o.note("rlimit %s: lowered from %d to %d, this machine does not permit more", l.Name, hard, now.Max)
+			hard, soft = now.Max, min(soft, now.Max)
+		}
+		cfg.Rlimits = append(cfg.Rlimits, configs.Rlimit{Type: number, Soft: soft, Hard: hard})
+	}
+	return nil
+}
+
+func mayRaise() bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	bit, _ := capability.Parse("SYS_RESOURCE")
+	return unix.Capget(&hdr, &data[0]) == nil && data[0].Effective>>bit&1 == 1
+}
+
+// oomScore sets how likely the kernel kills the container for memory. Going
+// below our own value may not be permitted: the kernel decides, by ourselves.
+func (o *operation) oomScore(cfg *configs.Config) error {
+	const file = "/proc/self/oom_score_adj"
+	want := int(o.Plan.Resources.OOMScoreAdj)
+	if want < -1000 || want > 1000 {
+		return fmt.Errorf("%d is not between -1000 and 1000", want)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	now, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return err
+	}
+	if want < now {
+		if err := os.WriteFile(file, []byte(strconv.Itoa(want)), 0); err != nil {
+			o.note("oom_score_adj: raised from %d to %d, this machine does not permit less", want, now)
+			want = now
+		}
+	}
+	cfg.OomScoreAdj = &want
+	return nil
+}

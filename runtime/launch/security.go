@@ -1,0 +1,142 @@
+//go:build linux && cgo && seccomp
+
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/opencontainers/runc/libcontainer/apparmor"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/selinux/go-selinux"
+	"github.com/opencontainers/selinux/go-selinux/label"
+
+	"github.com/postern-cri/postern/privsep/plan"
+	"github.com/postern-cri/postern/profiles/capability"
+	"github.com/postern-cri/postern/profiles/seccomp"
+)
+
+// apparmorDefault is the profile that "RuntimeDefault" means.
+const apparmorDefault = "postern-default"
+
+// capabilities gives the bounding set; permitted and effective with it, which
+// only uid 0 keeps across execve. The inheritable set is empty (CVE-2022-27652),
+// but for the ambient capabilities, which the kernel wants there too.
+func (o *operation) capabilities(cfg *configs.Config) error {
+	ours, err := capability.Bounding()
+	if err != nil {
+		return err
+	}
+	want := o.Plan.CapsBounding
+	if o.Plan.CapsAmbient&^want != 0 {
+		return errors.New("ambient ones that the bounding set lacks")
+	}
+	if lost := capability.Names(want &^ ours); len(lost) > 0 {
+		o.note("capabilities: this machine does not permit %s", strings.Join(lost, ", "))
+	}
+	bounding, ambient := capNames(want&ours), capNames(o.Plan.CapsAmbient&ours)
+	cfg.Capabilities = &configs.Capabilities{
+		Bounding: bounding, Permitted: bounding, Effective: bounding, Inheritable: ambient, Ambient: ambient,
+	}
+	return nil
+}
+
+func capNames(mask uint64) []string {
+	list := capability.Names(mask)
+	for i := range list {
+		list[i] = "CAP_" + list[i]
+	}
+	return list
+}
+
+// seccomp loads the filter. There is no way on without the one that was asked for.
+func (o *operation) seccomp(cfg *configs.Config) error {
+	var p *specs.LinuxSeccomp
+	var err error
+	switch s := o.Plan.Seccomp; s.Kind {
+	case plan.ProfileUnconfined:
+		return nil
+	case plan.ProfileRuntimeDefault:
+		p, err = seccomp.Default(cfg.Capabilities.Bounding)
+	case plan.ProfileLocalhost:
+		p, err = seccomp.Load(o.Seccomp, s.Name, cfg.Capabilities.Bounding)
+	default:
+		return fmt.Errorf("unknown kind of profile %d", s.Kind)
+	}
+	if err != nil {
+		return err
+	}
+	if cfg.Seccomp, err = specconv.SetupSeccomp(p); err == nil && cfg.Seccomp == nil {
+		err = errors.New("the profile filters nothing")
+	}
+	return err
+}
+
+// apparmor names the profile. Where the kernel has no AppArmor the default is
+// void, as everywhere, but a profile asked for by name is an error.
+func (o *operation) apparmor(cfg *configs.Config) error {
+	name := ""
+	switch a := o.Plan.AppArmor; a.Kind {
+	case plan.ProfileUnconfined:
+		if apparmor.IsEnabled() {
+			cfg.AppArmorProfile = "unconfined"
+		}
+		return nil
+	case plan.ProfileRuntimeDefault:
+		if !apparmor.IsEnabled() {
+			return nil
+		}
+		name = apparmorDefault
+	case plan.ProfileLocalhost:
+		if !apparmor.IsEnabled() {
+			return fmt.Errorf("profile %q: this machine has no AppArmor", a.Name)
+		}
+		name = a.Name
+	default:
+		return fmt.Errorf("unknown kind of profile %d", a.Kind)
+	}
+	b, err := os.ReadFile("/sys/kernel/security/apparmor/profiles")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(b)) {
+		if n, _, ok := strings.Cut(line, " ("); ok && n == name {
+			cfg.AppArmorProfile = name
+			return nil
+		}
+	}
+	return fmt.Errorf("profile %q is not loaded", name)
+}
+
+// selinux labels the process and its mounts, and relabels sources where asked.
+func (o *operation) selinux(cfg *configs.Config) error {
+	if !selinux.GetEnabled() {
+		return nil
+	}
+	opts := []string{"disable"}
+	if s := o.Plan.SELinux; !o.Plan.Privileged || s != (plan.SELinux{}) {
+		opts = nil
+		for _, f := range []struct{ key, value string }{{"user", s.User}, {"role", s.Role}, {"type", s.Type}, {"level", s.Level}} {
+			if f.value != "" {
+				opts = append(opts, f.key+":"+f.value)
+			}
+		}
+	}
+	var err error
+	if cfg.ProcessLabel, cfg.MountLabel, err = label.InitLabels(opts); err != nil {
+		return err
+	}
+	for _, m := range o.Mounts {
+		if !m.Relabel || cfg.MountLabel == "" {
+			continue
+		}
+		if err := selinux.Chcon(m.Source, cfg.MountLabel, true); err != nil {
+			return fmt.Errorf("relabelling %s: %w", m.To, err)
+		}
+	}
+	return nil
+}
