@@ -1,0 +1,271 @@
+package ceiling
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/postern-cri/postern/privsep/plan"
+	"github.com/postern-cri/postern/privsep/wire"
+)
+
+// deny is a refusal by the ceiling.
+func deny(rule, field, remedy, format string, a ...any) *wire.Denial {
+	return &wire.Denial{By: "ceiling", Rule: rule, Field: field, Remedy: remedy, Message: fmt.Sprintf(format, a...)}
+}
+
+// need refuses when a plan wants what its class's row does not have.
+func need(allowed, wanted bool, rule, field, what string) *wire.Denial {
+	if !wanted || allowed {
+		return nil
+	}
+	return deny(rule, field, "remove it from the pod, or allow it for this class in ceiling.toml", "%s is not allowed", what)
+}
+
+// first returns the first refusal.
+func first(checks ...*wire.Denial) *wire.Denial {
+	for _, d := range checks {
+		if d != nil {
+			return d
+		}
+	}
+	return nil
+}
+
+func (c *Ceiling) row(class plan.Class) (*Row, *wire.Denial) {
+	if r := c.Classes[class]; r != nil {
+		return r, nil
+	}
+	return nil, deny("CEIL-CLASS", "class", "ask for less, or add the class to ceiling.toml", "ceiling %q has no class %s", c.Profile, className(class))
+}
+
+func className(class plan.Class) string {
+	for n, k := range classNames {
+		if k == class {
+			return n
+		}
+	}
+	return strconv.Itoa(int(class))
+}
+
+// CheckPod holds a pod's plan against the ceiling.
+func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
+	r, d := c.row(p.Class)
+	if d != nil {
+		return d
+	}
+	node := func(m plan.NamespaceMode) bool { return m == plan.NamespaceNode }
+	d = first(
+		need(r.HostNetwork, node(p.Network), "CEIL-HOSTNET", "network", "the host's network namespace"),
+		need(r.HostPID, node(p.PID), "CEIL-HOSTPID", "pid", "the host's PID namespace"),
+		need(r.HostIPC, node(p.IPC), "CEIL-HOSTIPC", "ipc", "the host's IPC namespace"),
+		need(r.Privileged, p.Privileged, "CEIL-PRIV", "privileged", "a privileged pod"),
+		need(r.UserNamespaces, p.UserNS || len(p.UIDs)+len(p.GIDs) > 0, "CEIL-USERNS", "user_namespace", "a user namespace"),
+		need(r.SELinuxOptions, p.SELinux != (plan.SELinux{}), "CEIL-SELINUX", "selinux", "an SELinux label of the pod's choice"),
+		c.knownRoot(p.CgroupParent, plan.RootCgroup, "cgroup_parent"),
+		c.knownRoot(p.Logs, plan.RootLog, "logs"),
+	)
+	if d != nil {
+		return d
+	}
+	if p.UID == "" {
+		return deny("CEIL-UID", "uid", "send the pod's uid", "a pod without a uid: its volumes could be any pod's")
+	}
+	if node(p.Network) && p.Hostname != "" {
+		return deny("CEIL-HOSTNAME", "hostname", "leave it empty with the host's network", "a pod in the host's network cannot have a host name of its own")
+	}
+	if p.Handler != "" && !slices.Contains(c.Handlers, p.Handler) {
+		return deny("CEIL-HANDLER", "handler", "list it in handlers of ceiling.toml", "runtime handler %q is not known", p.Handler)
+	}
+	if p.ShmSize > 1<<40 {
+		return deny("CEIL-SHM", "shm_size", "ask for less", "%d bytes of /dev/shm", p.ShmSize)
+	}
+	for _, s := range p.Sysctls {
+		if d := r.checkSysctl(p, s); d != nil {
+			return d
+		}
+	}
+	for _, m := range p.Ports {
+		if m.HostPort != 0 && (r.HostPortMax == 0 || int64(m.HostPort) < r.HostPortMin || int64(m.HostPort) > r.HostPortMax) {
+			return deny("CEIL-HOSTPORT", "ports", "use a Service, or widen host_port_min and host_port_max in ceiling.toml", "host port %d is not allowed", m.HostPort)
+		}
+	}
+	return nil
+}
+
+// namespaced are the sysctls that a namespace keeps apart, by the namespace.
+func namespaced(name string) (ipc, net bool) {
+	for _, p := range []string{"kernel.shm", "kernel.msg", "fs.mqueue."} {
+		ipc = ipc || strings.HasPrefix(name, p)
+	}
+	return ipc || name == "kernel.sem", strings.HasPrefix(name, "net.")
+}
+
+func (r *Row) checkSysctl(p *plan.PodPlan, s plan.Sysctl) *wire.Denial {
+	ipc, net := namespaced(s.Name)
+	if !ipc && !net {
+		return deny("CEIL-SYSCTL-HOST", "sysctls", "remove it; set it on the node instead", "sysctl %s is not namespaced: it would change the host", s.Name)
+	}
+	if (ipc && p.IPC == plan.NamespaceNode) || (net && p.Network == plan.NamespaceNode) {
+		return deny("CEIL-SYSCTL-HOST", "sysctls", "give the pod a namespace of its own", "sysctl %s with the host's namespace would change the host", s.Name)
+	}
+	for _, a := range r.Sysctls {
+		if prefix, ok := strings.CutSuffix(a, "*"); s.Name == a || (ok && strings.HasPrefix(s.Name, prefix)) {
+			return nil
+		}
+	}
+	return deny("CEIL-SYSCTL", "sysctls", "remove it, or list it in sysctls of the class in ceiling.toml", "sysctl %s is not allowed", s.Name)
+}
+
+// knownRoot refuses a place of another kind than want, or beneath an unknown root.
+func (c *Ceiling) knownRoot(p plan.Place, want plan.RootKind, field string) *wire.Denial {
+	if p == (plan.Place{}) {
+		return nil
+	}
+	if _, _, ok := c.Root(p); p.Root != want || !ok {
+		return deny("CEIL-ROOT", field, "use a directory beneath a root of ceiling.toml", "root %q is not known", p.Name)
+	}
+	return nil
+}
+
+// CheckContainer holds a container's plan against the ceiling.
+func (c *Ceiling) CheckContainer(pod *plan.PodPlan, p *plan.Plan) *wire.Denial {
+	r, d := c.row(p.Class)
+	if d != nil {
+		return d
+	}
+	if extra := (p.CapsBounding | p.CapsAmbient) &^ r.Capabilities; extra != 0 {
+		return deny("CEIL-CAPS", "capabilities", "drop them, or list them in capabilities of the class in ceiling.toml", "capabilities %s are not allowed", capabilityNames(extra))
+	}
+	d = first(
+		need(r.Privileged && pod.Privileged, p.Privileged, "CEIL-PRIV", "privileged", "a privileged container"),
+		need(r.PrivilegeEscalation, !p.NoNewPrivs, "CEIL-NNP", "no_new_privs", "privilege escalation (no_new_privs off)"),
+		need(r.RunAsRoot || pod.UserNS, p.User.UID == 0, "CEIL-ROOTUSER", "user", "uid 0"),
+		need(r.HostPID, p.PID == plan.NamespaceNode, "CEIL-HOSTPID", "pid", "the host's PID namespace"),
+		need(r.Unconfined, p.Seccomp.Kind == plan.ProfileUnconfined, "CEIL-SECCOMP", "seccomp", "an unconfined seccomp profile"),
+		need(r.Unconfined, p.AppArmor.Kind == plan.ProfileUnconfined, "CEIL-APPARMOR", "apparmor", "an unconfined AppArmor profile"),
+		need(r.UnmaskedProc || pod.UserNS, len(p.MaskedPaths) == 0 || len(p.ReadOnlyPaths) == 0, "CEIL-PROC", "masked_paths", "an unmasked /proc"),
+		need(r.SELinuxOptions, p.SELinux.User != "" || p.SELinux.Role != "" || p.SELinux.Type != "", "CEIL-SELINUX", "selinux", "an SELinux user, role or type of the container's choice"),
+		c.CheckResources(p, &p.Resources),
+	)
+	if d != nil {
+		return d
+	}
+	if len(p.Args) == 0 {
+		return deny("CEIL-ARGS", "args", "give a command, or an image that has one", "a container without a command")
+	}
+	if strings.HasPrefix(p.Cwd, "/proc") {
+		return deny("CEIL-CWD", "cwd", "choose another working directory", "working directory %s", p.Cwd) // CVE-2024-21626
+	}
+	if p.Log != "" && pod.Logs == (plan.Place{}) {
+		return deny("CEIL-LOG", "log", "give the pod a log directory", "a log file in a pod without a log directory")
+	}
+	for i := range p.Mounts {
+		if d := c.checkMount(r, p, &p.Mounts[i]); d != nil {
+			return d
+		}
+	}
+	for _, v := range p.Devices {
+		if v.Host.Root != plan.RootHostPath || v.Host.Name != "dev" || !(slices.Contains(c.Devices, "*") || slices.Contains(c.Devices, v.Host.Rel)) {
+			return deny("CEIL-DEVICE", "devices", "list it in devices of ceiling.toml", "device /dev/%s is not allowed", v.Host.Rel)
+		}
+	}
+	for _, n := range p.CDI {
+		if !slices.Contains(c.CDI, n) {
+			return deny("CEIL-CDI", "cdi", "list it in cdi of ceiling.toml", "CDI device %s is not allowed", n)
+		}
+	}
+	for _, l := range p.Rlimits {
+		if !slices.Contains(rlimits, l.Name) || l.Soft > l.Hard {
+			return deny("CEIL-RLIMIT", "rlimits", "use a name of getrlimit(2) and soft <= hard", "rlimit %q %d:%d", l.Name, l.Soft, l.Hard)
+		}
+	}
+	return nil
+}
+
+var rlimits = strings.Fields("as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack")
+
+func (c *Ceiling) checkMount(r *Row, p *plan.Plan, m *plan.Mount) *wire.Denial {
+	// Over /proc and /sys a mount could stand in for what the runtime itself
+	// writes labels and sysctls to (CVE-2019-16884).
+	for _, top := range []string{"/proc", "/sys"} {
+		if _, ok := beneath(top, m.To); (ok || m.To == "/") && !p.Privileged {
+			return deny("CEIL-MOUNT-TO", "mounts", "mount it elsewhere", "a mount over %s", m.To)
+		}
+	}
+	if m.RecursiveReadOnly && !m.ReadOnly {
+		return deny("CEIL-MOUNT-RRO", "mounts", "make it read-only", "%s is recursively read-only but not read-only", m.To)
+	}
+	if d := need(r.Bidirectional, m.Propagation == plan.Bidirectional, "CEIL-MOUNT-PROP", "mounts", "bidirectional propagation at "+m.To); d != nil {
+		return d
+	}
+	from := m.From
+	if m.MakeDir && from.Root != plan.RootHostPath && from.Root != plan.RootPodVolumes {
+		return deny("CEIL-MOUNT-DIR", "mounts", "drop it", "a directory cannot be made there, for %s", m.To)
+	}
+	bad := func(why string) *wire.Denial {
+		return deny("CEIL-MOUNT", "mounts", "use a volume, or a path beneath a [[host_path]] of ceiling.toml", "the mount at %s: %s", m.To, why)
+	}
+	switch from.Root {
+	case plan.RootHostPath:
+		_, class, ok := c.Root(from)
+		switch {
+		case !ok:
+			return bad(fmt.Sprintf("host path class %q is not known", from.Name))
+		case class.ReadOnly && !m.ReadOnly:
+			return bad(fmt.Sprintf("host path class %q is read-only", from.Name))
+		case m.MakeDir && !class.Create:
+			return bad(fmt.Sprintf("no directory may be made in host path class %q", from.Name))
+		}
+	case plan.RootPodVolumes, plan.RootPodShm:
+		if from.Name != "" || (from.Root == plan.RootPodShm && from.Rel != "") {
+			return bad("malformed place")
+		}
+	case plan.RootPodFile:
+		if from.Rel != "" || !slices.Contains([]string{"hosts", "hostname", "resolv.conf"}, from.Name) {
+			return bad(fmt.Sprintf("the pod has no file %q", path.Join(from.Name, from.Rel)))
+		}
+	case plan.RootScratch:
+		if _, err := strconv.ParseUint(from.Name, 10, 16); err != nil || from.Rel != "" {
+			return bad("malformed scratch directory")
+		}
+	case plan.RootImage:
+		if !m.ReadOnly {
+			return bad("an image volume is read-only")
+		}
+	default:
+		return bad("logs and cgroups are not mounted")
+	}
+	return nil
+}
+
+// CheckExec holds an exec against the ceiling. It inherits everything from its
+// container, so there is nothing wider that it could ask for.
+func (c *Ceiling) CheckExec(_ *plan.Plan, e *plan.ExecPlan) *wire.Denial {
+	if len(e.Args) == 0 || e.Args[0] == "" {
+		return deny("CEIL-ARGS", "args", "give a command", "an exec without a command")
+	}
+	if e.TTY && e.Stderr {
+		return deny("CEIL-TTY", "stderr", "drop stderr: a terminal has one stream", "an exec with a terminal and a separate stderr")
+	}
+	return nil
+}
+
+// CheckResources holds limits against the ceiling.
+func (c *Ceiling) CheckResources(p *plan.Plan, r *plan.Resources) *wire.Denial {
+	if r.PIDs > c.MaxPIDs || (r.PIDs < 0 && !p.Privileged) {
+		return deny("CEIL-PIDS", "resources.pids", "ask for less, or raise max_pids in ceiling.toml", "a pids limit of %d, at most %d", r.PIDs, c.MaxPIDs)
+	}
+	if r.OOMScoreAdj < -1000 || r.OOMScoreAdj > 1000 {
+		return deny("CEIL-OOM", "resources.oom_score_adj", "use -1000 to 1000", "oom_score_adj %d", r.OOMScoreAdj)
+	}
+	for _, u := range r.Unified {
+		ctl, _, ok := strings.Cut(u.Key, ".")
+		if !ok || !slices.Contains([]string{"cpu", "cpuset", "io", "memory", "hugetlb", "pids", "rdma", "misc"}, ctl) {
+			return deny("CEIL-UNIFIED", "resources.unified", "name a controller's file", "unified key %q", u.Key) // never cgroup.procs and its like
+		}
+	}
+	return nil
+}
