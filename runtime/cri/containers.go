@@ -84,6 +84,9 @@ func (s *Server) create(ctx context.Context, pod *store.Pod, c *cri.ContainerCon
 	if err != nil {
 		return "", badPlan(method, err)
 	}
+	if _, err := plan.EncodeContainer(p); err != nil {
+		return "", badPlan(method, err)
+	}
 	ctr := newContainer(pod, c, img, &p)
 	ctr.Request = request
 	claims := s.claims(ctx, method)

@@ -14,7 +14,7 @@ import (
 // Helper is the privileged side: one method per verb of the boundary.
 type Helper interface {
 	PodCreate(context.Context, plan.PodPlan, plan.Claims) (*wire.PodCreateAnswer, error)
-	PodDelete(ctx context.Context, pod string) (*wire.PodDeleteAnswer, error)
+	PodDelete(ctx context.Context, pod string) (deferred bool, err error)
 	PodSocket(ctx context.Context, pod string, kind wire.SocketKind) (*os.File, error)
 	CtrCreate(ctx context.Context, pod string, p plan.Plan, c plan.Claims) (*wire.CtrCreateAnswer, error)
 	CtrStart(ctx context.Context, id string) error

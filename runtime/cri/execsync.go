@@ -110,6 +110,10 @@ func (s *Server) exec(ctx context.Context, method string, c *store.Container, p 
 	if pod, err := s.store.Pod(c.Pod); err == nil {
 		claimPod(&claims, pod)
 	}
+	// Started is started: a caller that gives up in the middle must not leave a
+	// process whose handle nobody knows. The privileged side bounds the launch.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
 	return s.helper.CtrExec(ctx, c.ID, p, claims)
 }
 

@@ -196,7 +196,9 @@ func (s *Server) removeImage(ctx context.Context, ref string) error {
 	i, err := s.images.Find(ctx, ref)
 	if err == nil {
 		for _, c := range s.store.Containers("") {
-			if c.Manifest == i.Config.Manifest || slices.ContainsFunc(c.Mounts, func(m store.Mount) bool { return m.Image != "" && (m.Image == i.ID || slices.Contains(i.Tags, m.Image)) }) {
+			if c.Manifest == i.Config.Manifest || slices.ContainsFunc(c.Mounts, func(m store.Mount) bool {
+				return m.Image != "" && (m.Image == i.ID || slices.Contains(i.Tags, m.Image))
+			}) {
 				return status.Errorf(codes.FailedPrecondition, "image %s is in use by container %s", i.ID, c.ID)
 			}
 		}

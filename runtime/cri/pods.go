@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/postern-cri/postern/policy/facts"
+	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/wire"
 	"github.com/postern-cri/postern/runtime/sandbox"
 	"github.com/postern-cri/postern/runtime/store"
@@ -25,6 +26,9 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest)
 	}
 	p, err := sandbox.Plan(r.Config, r.RuntimeHandler, s.places)
 	if err != nil {
+		return nil, badPlan(method, err)
+	}
+	if _, err := plan.EncodePod(p); err != nil {
 		return nil, badPlan(method, err)
 	}
 	c, m := r.Config, r.Config.Metadata
@@ -124,11 +128,11 @@ func (s *Server) stopPod(ctx context.Context, p *store.Pod) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	a, err := s.helper.PodDelete(ctx, p.ID)
+	deferred, err := s.helper.PodDelete(ctx, p.ID)
 	if err != nil && !isHelper(err, wire.NotFound) {
 		return err
 	}
-	if a != nil && a.Deferred {
+	if deferred {
 		s.log.Warn("part of the pod's teardown is put off", "pod", p.ID)
 	}
 	stopped := false

@@ -27,6 +27,10 @@ func (s *Server) Reconcile(ctx context.Context) error {
 	now := time.Now().UnixNano()
 	for _, c := range s.store.Containers("") {
 		s.applyExit(c.ID)
+		c, err := s.store.Container(c.ID)
+		if err != nil {
+			continue
+		}
 		e, ok := there[c.ID]
 		switch {
 		case c.State == store.Exited:

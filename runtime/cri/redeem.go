@@ -109,9 +109,7 @@ func (s *Server) execSession(c *ipc.Conn, g *grant) error {
 	if err != nil {
 		return c.Send(redeemAnswer{Error: text(err)})
 	}
-	ctx, cancel := context.WithTimeout(g.ctx, createLimit)
-	defer cancel()
-	a, files, err := s.exec(ctx, "Exec", ctr, g.exec)
+	a, files, err := s.exec(g.ctx, "Exec", ctr, g.exec)
 	if err != nil {
 		return c.Send(redeemAnswer{Error: text(fail("Exec", err))})
 	}
