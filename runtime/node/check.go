@@ -133,7 +133,8 @@ func (n *Node) checkFiles() (out []Finding) {
 	if _, err := os.Stat(n.Layout.Ceiling()); err == nil {
 		out = append(out, checkCeiling(n.Layout.Ceiling())...)
 	}
-	return out
+	out = append(out, checkTrust(n.Layout.Trust())...)
+	return append(out, checkPolicy(n.Layout.Policy())...)
 }
 
 // checkConfigured looks at what postern.toml points to.
@@ -150,6 +151,9 @@ func (n *Node) checkConfigured() (out []Finding) {
 	}
 	if c.Ceiling.File != "" {
 		out = append(out, checkCeiling(c.Ceiling.File)...)
+	}
+	if c.Policy.Dir != "" {
+		out = append(out, checkPolicy(c.Policy.Dir)...)
 	}
 	if c.Network.ConfDir != config.Default().Network.ConfDir {
 		if _, err := os.Stat(c.Network.ConfDir); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/postern-cri/postern/policy/rego"
 	"github.com/postern-cri/postern/privsep/layout"
+	shipped "github.com/postern-cri/postern/profiles/ceiling"
 	"github.com/postern-cri/postern/runtime/config"
 )
 
@@ -27,7 +28,7 @@ default = "accept"
 // provenance is where `up` notes the profile that etc was filled from.
 func provenance(l layout.Layout) string { return filepath.Join(l.Etc, ".profile") }
 
-// Profile settles which profile holds: that of the command line, the file's, or
+// settleProfile settles which profile holds: that of the command line, the file's, or
 // the one that etc was filled from.
 func settleProfile(l layout.Layout, flag string, c config.Config, fileSaysIt bool) (string, error) {
 	b, err := os.ReadFile(provenance(l))
@@ -71,11 +72,18 @@ func fill(l layout.Layout, profile string, c config.Config) (notes []string, err
 	}
 	if c.Ceiling.File != "" {
 		err = take(c.Ceiling.File, l.Ceiling())
-	} else if b, ok := shippedCeiling(profile); ok {
+	} else if b, ok := shipped.Shipped(profile); ok {
 		err = write(l.Ceiling(), b)
 	}
 	if err != nil {
 		return notes, fmt.Errorf("ceiling.file: %w", err)
+	}
+	changed, err := bindCeiling(l, c)
+	if err != nil {
+		return notes, err
+	}
+	if changed {
+		notes = append(notes, "set the network and kubelet directories in "+l.Ceiling()+" as postern.toml says")
 	}
 	trust := rejectTrust
 	if profile == "conformance" {
