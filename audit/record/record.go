@@ -130,7 +130,8 @@ type Stamp struct {
 }
 
 // Parse reads a committed payload, one JSON object, as a generic value: fields
-// that this version does not know are kept. Duplicate keys, which two readers
+// that this version does not know are kept, and "input" stays the bytes that it
+// was (a json.RawMessage). Duplicate keys, which two readers
 // would read differently, are refused.
 func Parse(payload []byte) (map[string]any, error) {
 	if len(payload) > MaxRecord {
@@ -151,6 +152,14 @@ func Parse(payload []byte) (map[string]any, error) {
 	m, ok := v.(map[string]any)
 	if !ok {
 		return nil, errors.New("reading a record: not a JSON object")
+	}
+	if _, ok := m["input"]; ok {
+		// Its hash is over its very bytes: replay needs them as they are.
+		var raw map[string]json.RawMessage
+		if err := json.Unmarshal(payload, &raw); err != nil {
+			return nil, fmt.Errorf("reading a record: %w", err)
+		}
+		m["input"] = raw["input"]
 	}
 	return m, nil
 }

@@ -151,6 +151,9 @@ func chain(fs FS, segs []uint64) (heads []Header, sizes []int64, err error) {
 	if len(heads) > 0 && heads[0].PrevIndex > segs[0] {
 		return nil, nil, &Damage{segmentName(heads[0].Index), 0, heads[0].FirstSeq, fmt.Sprintf("chain: it follows segment %d, which is missing", heads[0].PrevIndex)}
 	}
+	if len(heads) > 0 && heads[0].PrevIndex == 0 && heads[0].FirstSeq != 1 {
+		return nil, nil, &Damage{segmentName(heads[0].Index), 0, 1, fmt.Sprintf("truncated: records before %d are gone", heads[0].FirstSeq)}
+	}
 	return heads, sizes, nil
 }
 
