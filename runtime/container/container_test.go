@@ -56,7 +56,7 @@ func restricted() Input {
 			Metadata: &cri.ContainerMetadata{Name: "c"},
 			LogPath:  "c/0.log",
 			Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
-				RunAsUser: &cri.Int64Value{Value: 1000}, NoNewPrivs: true, MaskedPaths: []string{"/proc/kcore"},
+				RunAsUser: &cri.Int64Value{Value: 1000}, NoNewPrivs: true, MaskedPaths: []string{"/proc/kcore"}, ReadonlyPaths: []string{"/proc/sys"},
 				Capabilities:     &cri.Capability{DropCapabilities: []string{"ALL"}},
 				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
 			}},
@@ -94,7 +94,7 @@ func TestPlan(t *testing.T) {
 		Class: plan.System, Image: in.Image.Manifest, Args: []string{"/bin/app", "serve"}, Cwd: "/srv", NoNewPrivs: true,
 		Env:  []string{defaultPath, "HOSTNAME=web", "A=image", "B=request", "C=x=y"},
 		User: plan.User{UID: 1000, GID: 1001, Groups: []uint32{1001, 50, 51}},
-		PID:  plan.NamespaceContainer, Seccomp: def, AppArmor: def, MaskedPaths: []string{"/proc/kcore"}, Log: "c/0.log",
+		PID:  plan.NamespaceContainer, Seccomp: def, AppArmor: def, MaskedPaths: []string{"/proc/kcore"}, ReadOnlyPaths: []string{"/proc/sys"}, Log: "c/0.log",
 		Mounts: []plan.Mount{
 			{From: plan.Place{Root: plan.RootScratch, Name: "0"}, To: "/vol", Propagation: plan.Private, NoDev: true},
 			{From: plan.Place{Root: plan.RootPodVolumes, Rel: "etc-hosts"}, To: "/etc/hosts", Propagation: plan.Private},

@@ -150,7 +150,7 @@ func pathList(field string, in []string) ([]string, error) {
 func class(p *plan.Plan, in *Input) plan.Class {
 	if p.Privileged || p.PID == plan.NamespaceNode || in.Pod.Network == plan.NamespaceNode || in.Pod.IPC == plan.NamespaceNode ||
 		p.Seccomp.Kind == plan.ProfileUnconfined || p.AppArmor.Kind == plan.ProfileUnconfined ||
-		p.CapsBounding&^capability.Baseline != 0 || len(p.MaskedPaths) == 0 || len(p.Devices) > 0 {
+		p.CapsBounding&^capability.Baseline != 0 || len(p.MaskedPaths) == 0 || len(p.ReadOnlyPaths) == 0 || len(p.Devices) > 0 {
 		return plan.System
 	}
 	for _, m := range p.Mounts {

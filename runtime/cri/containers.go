@@ -84,6 +84,11 @@ func (s *Server) create(ctx context.Context, pod *store.Pod, c *cri.ContainerCon
 	if err != nil {
 		return "", badPlan(method, err)
 	}
+	in := plan.PodPlan{
+		UID: pod.UID, Network: pod.Network, PID: pod.PID, IPC: pod.IPC, UserNS: pod.UserNS, Privileged: pod.Privileged,
+		Logs: plan.Place{Root: plan.RootLog, Rel: pod.LogDir},
+	}
+	s.places.FitContainer(&in, &p)
 	if _, err := plan.EncodeContainer(p); err != nil {
 		return "", badPlan(method, err)
 	}

@@ -42,4 +42,7 @@ type Audit interface {
 type Places interface {
 	sandbox.Locator
 	container.Locator
+	// FitPod and FitContainer give a plan the narrowest class that allows it.
+	FitPod(*plan.PodPlan)
+	FitContainer(*plan.PodPlan, *plan.Plan)
 }

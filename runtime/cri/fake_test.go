@@ -349,7 +349,9 @@ func (fakePlaces) LogDir(string) (plan.Place, error) {
 func (fakePlaces) Mount(string, string) (plan.Place, bool, error) {
 	return plan.Place{}, false, &Outside{"beneath no root"}
 }
-func (fakePlaces) Device(string) (plan.Place, error) { return plan.Place{}, &Outside{"not listed"} }
+func (fakePlaces) FitPod(*plan.PodPlan)                   {}
+func (fakePlaces) FitContainer(*plan.PodPlan, *plan.Plan) {}
+func (fakePlaces) Device(string) (plan.Place, error)      { return plan.Place{}, &Outside{"not listed"} }
 
 // world is a server with fakes around it, and a gRPC client of it.
 type world struct {

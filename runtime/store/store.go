@@ -36,9 +36,10 @@ type Store struct {
 	flightMu sync.Mutex
 	flights  map[string]*flight
 
-	dirty chan struct{}
-	done  chan struct{}
-	wg    sync.WaitGroup
+	dirty   chan struct{}
+	done    chan struct{}
+	closing sync.Once
+	wg      sync.WaitGroup
 }
 
 // Open opens the state in the file at path. A file that cannot be read, as a
@@ -140,7 +141,7 @@ func (s *Store) syncer() {
 
 // Close writes everything to the disk and closes the file.
 func (s *Store) Close() error {
-	close(s.done)
+	s.closing.Do(func() { close(s.done) })
 	s.wg.Wait()
 	s.write.Lock()
 	defer s.write.Unlock()

@@ -1,0 +1,111 @@
+package cri
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/postern-cri/postern/privsep/ceiling"
+	"github.com/postern-cri/postern/privsep/plan"
+)
+
+// CeilingPlaces names places in the words of the ceiling file. It only
+// translates: the privileged side reads the same file and is the one that
+// enforces it.
+type CeilingPlaces struct{ *ceiling.Ceiling }
+
+func (c CeilingPlaces) outside(what, path, table string) error {
+	return &Outside{fmt.Sprintf("%s %q lies beneath no %s of ceiling %q. Fix: use a volume of the pod, or have the operator add a [[%s]] to ceiling.toml",
+		what, path, table, c.Profile, table)}
+}
+
+// CgroupParent implements sandbox.Locator.
+func (c CeilingPlaces) CgroupParent(path string) (plan.Place, error) {
+	if path == "" {
+		return plan.Place{}, nil // the ceiling's first root
+	}
+	if p, ok := c.Locate(plan.RootCgroup, path); ok {
+		return p, nil
+	}
+	return plan.Place{}, c.outside("cgroup", path, "cgroup_root")
+}
+
+// LogDir implements sandbox.Locator.
+func (c CeilingPlaces) LogDir(path string) (plan.Place, error) {
+	if p, ok := c.Locate(plan.RootLog, path); ok {
+		return p, nil
+	}
+	return plan.Place{}, c.outside("directory", path, "log_root")
+}
+
+// Mount implements container.Locator.
+func (c CeilingPlaces) Mount(podUID, path string) (plan.Place, bool, error) {
+	if p, ok := c.LocateVolume(podUID, path); ok {
+		return p, false, nil
+	}
+	p, ok := c.Locate(plan.RootHostPath, path)
+	if !ok {
+		return p, false, c.outside("path", path, "host_path")
+	}
+	_, class, _ := c.Root(p)
+	return p, class != nil && class.Create, nil
+}
+
+// Device implements container.Locator.
+func (c CeilingPlaces) Device(path string) (plan.Place, error) {
+	rel, ok := strings.CutPrefix(path, "/dev/")
+	if !ok || rel == "" {
+		return plan.Place{}, &Outside{fmt.Sprintf("device %q is not in /dev. Fix: name a device there that is listed in devices of ceiling.toml", path)}
+	}
+	return plan.Place{Root: plan.RootHostPath, Name: "dev", Rel: rel}, nil
+}
+
+var classes = []plan.Class{plan.Restricted, plan.Baseline, plan.System}
+
+// FitPod gives p the narrowest class whose row allows it; where none does it
+// keeps the class that it has, and the refusal will speak of that one. A pod
+// with a network of its own then gets the two sysctls that let unprivileged
+// programs ping and listen on low ports in it, where the class allows them.
+func (c CeilingPlaces) FitPod(p *plan.PodPlan) {
+	was := p.Class
+	for _, p.Class = range classes {
+		if c.CheckPod(p) == nil {
+			c.defaultSysctls(p)
+			return
+		}
+	}
+	p.Class = was
+}
+
+func (c CeilingPlaces) defaultSysctls(p *plan.PodPlan) {
+	if p.Network == plan.NamespaceNode {
+		return
+	}
+	defaults := []plan.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "0"}}
+	if !p.UserNS { // a group that the namespace does not map is refused by the kernel
+		defaults = append(defaults, plan.Sysctl{Name: "net.ipv4.ping_group_range", Value: "0 2147483647"})
+	}
+next:
+	for _, d := range defaults {
+		for _, s := range p.Sysctls {
+			if s.Name == d.Name {
+				continue next
+			}
+		}
+		with := *p
+		with.Sysctls = append(p.Sysctls[:len(p.Sysctls):len(p.Sysctls)], d)
+		if c.CheckPod(&with) == nil {
+			p.Sysctls = with.Sysctls
+		}
+	}
+}
+
+// FitContainer is FitPod for a container of pod.
+func (c CeilingPlaces) FitContainer(pod *plan.PodPlan, p *plan.Plan) {
+	was := p.Class
+	for _, p.Class = range classes {
+		if c.CheckContainer(pod, p) == nil {
+			return
+		}
+	}
+	p.Class = was
+}
