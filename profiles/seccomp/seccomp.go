@@ -26,14 +26,24 @@ const maxProfile = 1 << 20
 // bounding set caps (names with CAP_): calls that only a capability makes
 // possible are open where the container has it.
 //
-// It is Docker's without the x32 ABI, which hardly a kernel offers and which
-// doubles the ways into every call.
-func Default(caps []string) (*specs.LinuxSeccomp, error) {
+// It is Docker's for the native ABI alone. The others are second ways into every
+// call, with code of their own in the kernel that hardly an image needs, and
+// building their half of the filter costs more than the rest of the container's
+// start. With compat, programs of the machine's 32-bit ABI run too.
+func Default(caps []string, compat bool) (*specs.LinuxSeccomp, error) {
 	p, err := seccomp.GetDefaultProfile(process(caps))
 	if err != nil {
 		return nil, err
 	}
-	p.Architectures = slices.DeleteFunc(p.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
+	p.Architectures = slices.DeleteFunc(p.Architectures, func(a specs.Arch) bool {
+		switch a {
+		case specs.ArchX86, specs.ArchARM:
+			return !compat
+		case specs.ArchX32:
+			return true
+		}
+		return false
+	})
 	return finish(p)
 }
 

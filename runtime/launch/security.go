@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/selinux/go-selinux"
 	"github.com/opencontainers/selinux/go-selinux/label"
+	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/profiles/capability"
@@ -61,7 +62,7 @@ func (o *operation) seccomp(cfg *configs.Config) error {
 	case plan.ProfileUnconfined:
 		return nil
 	case plan.ProfileRuntimeDefault:
-		p, err = seccomp.Default(cfg.Capabilities.Bounding)
+		p, err = seccomp.Default(cfg.Capabilities.Bounding, brings32(o.Rootfs))
 	case plan.ProfileLocalhost:
 		p, err = seccomp.Load(o.Seccomp, s.Name, cfg.Capabilities.Bounding)
 	default:
@@ -74,6 +75,24 @@ func (o *operation) seccomp(cfg *configs.Config) error {
 		err = errors.New("the profile filters nothing")
 	}
 	return err
+}
+
+// brings32 reports whether an image brings the loader of the machine's 32-bit
+// ABI. Such an image gets that ABI's calls; to all others they are closed.
+func brings32(rootfs string) bool {
+	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(root)
+	for _, loader := range []string{"lib/ld-linux.so.2", "lib/ld-musl-i386.so.1", "lib/ld-linux-armhf.so.3", "lib/ld-musl-armhf.so.1"} {
+		how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+		if fd, err := unix.Openat2(root, loader, &how); err == nil {
+			unix.Close(fd)
+			return true
+		}
+	}
+	return false
 }
 
 // apparmor names the profile. Where the kernel has no AppArmor the default is
