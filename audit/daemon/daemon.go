@@ -55,11 +55,18 @@ func Serve(dirs layout.Layout, users layout.Users) error {
 	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
+	asked := make(chan struct{})
 	go func() {
 		<-stop
+		close(asked)
 		l.Close()
 	}()
 	err = gate.ServeAudit(l, Peers(users), s.Commit)
+	select {
+	case <-asked:
+		err = nil // the listener was closed under it
+	default:
+	}
 	return errors.Join(err, s.Stop())
 }
 

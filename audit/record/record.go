@@ -19,8 +19,9 @@ const Schema = "postern.audit/v1"
 
 // Limits.
 const (
-	MaxRecord = 64 << 10 // bytes of one encoded record
+	MaxRecord = 64 << 10 // bytes of one record as it is committed
 	MaxString = 2 << 10  // bytes of one string; longer ones are cut and listed
+	maxStamp  = 1 << 10  // bytes that auditd adds to it
 	maxDepth  = 32
 )
 
@@ -256,8 +257,18 @@ func Stamped(m map[string]any, s Stamp) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(b) > MaxRecord {
-		return nil, fmt.Errorf("record of %d bytes with its stamp, at most %d", len(b), MaxRecord)
+	if len(b) > MaxRecord+maxStamp {
+		// Redaction made it longer, or escapes did. The big free-form parts go: the record itself may not fail.
+		for _, k := range []string{"input", "ext", "redactions", "exec"} {
+			if v, ok := m[k]; ok {
+				was, _ := Canonical(v)
+				delete(m, k)
+				old, _ := m["truncated"].([]any)
+				m["truncated"] = append(old, map[string]any{"pointer": "/" + k, "bytes": len(was)})
+				return Stamped(m, s)
+			}
+		}
+		return nil, fmt.Errorf("record of %d bytes with its stamp, at most %d", len(b), MaxRecord+maxStamp)
 	}
 	return b, nil
 }

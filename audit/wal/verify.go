@@ -88,7 +88,7 @@ func Verify(fs FS) (Report, error) {
 		}
 		k = n
 	}
-	if headSeq >= at.next {
+	if headSeq > 0 && headSeq >= at.next {
 		name := headName
 		if len(heads) > 0 {
 			name = segmentName(heads[len(heads)-1].Index)
