@@ -224,7 +224,7 @@ func memory(t testing.TB, pid int) string {
 	}
 	var out []string
 	for _, line := range strings.Split(string(b), "\n") {
-		for _, k := range []string{"Rss:", "Pss:", "Private_Dirty:"} {
+		for _, k := range []string{"Rss:", "Pss:", "Pss_Anon:", "Pss_File:"} {
 			if strings.HasPrefix(line, k) {
 				out = append(out, strings.Join(strings.Fields(line), " "))
 			}

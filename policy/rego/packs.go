@@ -17,13 +17,11 @@ type profile struct {
 	data  string
 }
 
-// NET_RAW is in the default set of every runtime; who can do without takes it out
-// of the list.
 const signedData = `{
   "postern_config": {
     "require_signature": true,
     "allowed_registries": [],
-    "extra_capabilities": ["NET_RAW"],
+    "extra_capabilities": [],
     "extra_volume_plugins": [],
     "exec_denied_namespaces": []
   }
