@@ -206,7 +206,8 @@ func (f *fakeHelper) doExec(no wire.Answer, body []byte, fds []int) (wire.Messag
 		}
 	}
 	id := handle()
-	go f.exec(id, p, ours)
+	do := f.exec
+	go do(id, p, ours)
 	return &wire.CtrExecAnswer{Exec: id}, theirs
 }
 
@@ -256,6 +257,24 @@ func (f *fakeHelper) doContainer(v wire.Verb, no wire.Answer, body []byte) wire.
 		return &wire.CtrUsageAnswer{Answer: no, Bytes: 4096, Inodes: 3}
 	}
 	return &wire.LogReopenAnswer{Answer: no}
+}
+
+func (f *fakeHelper) count(v wire.Verb) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.requests[v]
+}
+
+func (f *fakeHelper) onExec(do func(string, plan.ExecPlan, []int)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.exec = do
+}
+
+func (f *fakeHelper) onAny(refuse func(wire.Verb) *wire.Answer) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refuse = refuse
 }
 
 func (f *fakeHelper) list() map[string]wire.Entry {

@@ -73,7 +73,9 @@ func TestLife(t *testing.T) {
 func TestStubborn(t *testing.T) {
 	w := newWorld(t)
 	_, ctr := w.runPod(t, "web")
+	w.helper.mu.Lock()
 	w.helper.stubborn = true
+	w.helper.mu.Unlock()
 	started := time.Now()
 	if _, err := w.runtime.StopContainer(t.Context(), &cri.StopContainerRequest{ContainerId: ctr, Timeout: 1}); err != nil {
 		t.Fatal(err)
@@ -89,7 +91,9 @@ func TestStubborn(t *testing.T) {
 func TestIdempotent(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()
+	w.helper.mu.Lock()
 	w.helper.slow = 100 * time.Millisecond
+	w.helper.mu.Unlock()
 	// The first caller goes away; the others must all get the one pod.
 	gone, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer cancel()
@@ -114,7 +118,7 @@ func TestIdempotent(t *testing.T) {
 			t.Error("several pods of one name:", ids)
 		}
 	}
-	if n := w.helper.requests[wire.PodCreate]; n != 1 {
+	if n := w.helper.count(wire.PodCreate); n != 1 {
 		t.Errorf("%d creations", n)
 	}
 	other := podRequest("web")
@@ -141,13 +145,13 @@ func TestHelperRefuses(t *testing.T) {
 		{wire.Answer{Code: wire.Denied, Denial: wire.Denial{By: "image", Message: "no signature"}}, codes.Unknown, "SignatureValidationFailed: no signature"},
 		{wire.Answer{Code: wire.Unavailable, Message: "policyd is away"}, codes.Unavailable, "RunPodSandbox: policyd is away"},
 	} {
-		w.helper.refuse = func(wire.Verb) *wire.Answer { return &c.answer }
+		w.helper.onAny(func(wire.Verb) *wire.Answer { return &c.answer })
 		_, err := w.runtime.RunPodSandbox(t.Context(), podRequest("web"))
 		if status.Code(err) != c.code || status.Convert(err).Message() != c.text {
 			t.Errorf("%v\nwant %s %s", err, c.code, c.text)
 		}
 	}
-	w.helper.refuse = nil
+	w.helper.onAny(nil)
 	if _, err := w.runtime.RunPodSandbox(t.Context(), podRequest("web")); err != nil {
 		t.Error("a refusal kept the name:", err)
 	}
@@ -172,23 +176,23 @@ func TestExecSync(t *testing.T) {
 		return w.runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: ctr, Cmd: []string{"x"}, Timeout: timeout})
 	}
 	t.Run("small", func(t *testing.T) {
-		w.helper.exec = func(id string, _ plan.ExecPlan, fds []int) {
+		w.helper.onExec(func(id string, _ plan.ExecPlan, fds []int) {
 			write(fds[0], []byte("out"))
 			write(fds[1], []byte("err"))
 			seqpacket.CloseAll(fds)
 			exit(id, 3)
-		}
+		})
 		a, err := call(0)
 		if err != nil || string(a.Stdout) != "out" || string(a.Stderr) != "err" || a.ExitCode != 3 {
 			t.Error(a, err)
 		}
 	})
 	t.Run("truncated exactly", func(t *testing.T) {
-		w.helper.exec = func(id string, _ plan.ExecPlan, fds []int) {
+		w.helper.onExec(func(id string, _ plan.ExecPlan, fds []int) {
 			write(fds[0], bytes.Repeat([]byte("y"), maxOutput+12345))
 			seqpacket.CloseAll(fds)
 			exit(id, 0)
-		}
+		})
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
@@ -201,11 +205,11 @@ func TestExecSync(t *testing.T) {
 	})
 	t.Run("a child keeps the pipe", func(t *testing.T) {
 		var held []int
-		w.helper.exec = func(id string, _ plan.ExecPlan, fds []int) {
+		w.helper.onExec(func(id string, _ plan.ExecPlan, fds []int) {
 			write(fds[0], []byte("out"))
 			held = fds
 			exit(id, 0)
-		}
+		})
 		started := time.Now()
 		a, err := call(0)
 		if err != nil || string(a.Stdout) != "out" || time.Since(started) > 5*time.Second {
@@ -214,12 +218,12 @@ func TestExecSync(t *testing.T) {
 		seqpacket.CloseAll(held)
 	})
 	t.Run("timeout", func(t *testing.T) {
-		w.helper.exec = func(string, plan.ExecPlan, []int) {}
-		before := w.helper.requests[wire.CtrSignal]
+		w.helper.onExec(func(string, plan.ExecPlan, []int) {})
+		before := w.helper.count(wire.CtrSignal)
 		if _, err := call(1); status.Code(err) != codes.DeadlineExceeded {
 			t.Error(err)
 		}
-		if w.helper.requests[wire.CtrSignal] != before+1 {
+		if w.helper.count(wire.CtrSignal) != before+1 {
 			t.Error("the process was not killed")
 		}
 	})

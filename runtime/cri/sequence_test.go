@@ -23,12 +23,12 @@ func FuzzSequence(f *testing.F) {
 		pods, ctrs := []string{"none"}, []string{"none"}
 		pick := func(l []string) string { return l[r.IntN(len(l))] }
 		names := []string{"a", "b", "c"}
-		w.helper.refuse = func(wire.Verb) *wire.Answer {
+		w.helper.onAny(func(wire.Verb) *wire.Answer {
 			if r.IntN(10) == 0 {
 				return &wire.Answer{Code: wire.Unavailable, Message: "away"}
 			}
 			return nil
-		}
+		})
 		for range 60 {
 			var err error
 			switch r.IntN(8) {
@@ -58,9 +58,7 @@ func FuzzSequence(f *testing.F) {
 			}
 		}
 		w.invariants(t)
-		w.helper.mu.Lock()
-		w.helper.refuse = nil
-		w.helper.mu.Unlock()
+		w.helper.onAny(nil)
 		for _, p := range w.store.Pods() {
 			if _, err := w.runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: p.ID}); err != nil {
 				t.Fatal(err)
