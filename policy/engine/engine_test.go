@@ -248,7 +248,7 @@ func TestNoPolicyAndBadQuestions(t *testing.T) {
 		t.Errorf("unknown method: %+v", j.Decision)
 	}
 	big := gate.Question{Method: "Attach", Sections: []gate.Section{{
-		Kind: gate.SectionFacts, Data: []byte(`{"exec":{"args":["` + strings.Repeat("a ", 40000) + `"]}}`),
+		Kind: gate.SectionFacts, Data: []byte(`{"exec":{"args":["` + strings.Repeat(`a","`, 20000) + `"]}}`),
 	}}}
 	if j := e.Decide(context.Background(), "front", big); j.Decision.Allow || j.Decision.Rule != decision.RuleTooLarge {
 		t.Errorf("too large: %+v", j.Decision)

@@ -1,6 +1,9 @@
 package input
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/record"
 )
@@ -48,8 +51,17 @@ func (b *builder) containerOf(p *plan.Plan) *Container {
 	}
 }
 
+// maxArg is the most bytes of one argument, as much as an audit record keeps of a
+// string: what is cut is cut before it is judged, so that a replay sees the same.
+const maxArg = 2000
+
 func (b *builder) argv(args []string) []string {
 	out, _ := b.r.Argv(args)
+	for i, a := range out {
+		if len(a) > maxArg {
+			out[i] = fmt.Sprintf("%s[%d bytes]", strings.ToValidUTF8(a[:maxArg], ""), len(a))
+		}
+	}
 	return out
 }
 

@@ -145,7 +145,7 @@ func TestEveryFactIsInTheDocument(t *testing.T) {
 func sample(t testing.TB) *Document {
 	t.Helper()
 	ctr := plan.Plan{
-		Class: plan.Baseline, Image: "sha256:" + strings.Repeat("1", 64), Args: []string{"/web", "--password=hunter2hunter2"},
+		Class: plan.Baseline, Image: "sha256:" + strings.Repeat("1", 64), Args: []string{"/web", "--password=hunter2hunter2", strings.Repeat("a b ", 2000)},
 		Env: []string{"PATH=/bin", "DB_PASSWORD=correct horse", "EMPTY"}, Cwd: "/", User: plan.User{UID: 1000, GID: 1000, Groups: []uint32{7}},
 		CapsBounding: 1<<10 | 1, NoNewPrivs: true, PID: plan.NamespaceContainer,
 		Seccomp: plan.Profile{Kind: plan.ProfileRuntimeDefault}, AppArmor: plan.Profile{Kind: plan.ProfileLocalhost, Name: "p"},
@@ -179,7 +179,7 @@ func TestSecretsAreOut(t *testing.T) {
 			t.Errorf("%q is in the document: %s", secret, got)
 		}
 	}
-	for _, want := range []string{`"DB_PASSWORD"`, `"[5000 bytes]"`, `"class":"create"`, `"cpu_shares":18446744073709551615`} {
+	for _, want := range []string{`"DB_PASSWORD"`, `"[5000 bytes]"`, `[8000 bytes]"`, `"class":"create"`, `"cpu_shares":18446744073709551615`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%s is not in the document: %s", want, got)
 		}
