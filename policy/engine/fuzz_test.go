@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/binary"
 	"reflect"
 	"strings"
 	"testing"
@@ -91,11 +90,11 @@ func FuzzPacks(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var d input.Document
 		fill(&bits{b}, reflect.ValueOf(&d).Elem(), 0)
-		first, err := p.Eval(context.Background(), d.Value(), int64(binary.Size(b)))
+		first, err := p.eval(context.Background(), d.Value(), int64(len(b)), patience, true)
 		if err != nil {
 			t.Fatalf("%v of %s", err, d.Canonical())
 		}
-		second, err := p.Eval(context.Background(), d.Value(), int64(binary.Size(b)))
+		second, err := p.eval(context.Background(), d.Value(), int64(len(b)), patience, true)
 		if err != nil || !reflect.DeepEqual(first, second) {
 			t.Fatalf("%v: %+v and then %+v", err, first, second)
 		}
