@@ -43,6 +43,7 @@ type keep struct {
 	sets     map[string]*kept
 	cmd      *exec.Cmd
 	restore  *seqpacket.Conn
+	binary   []string // in place of the test itself
 	log      *os.File
 }
 
@@ -51,12 +52,12 @@ type kept struct {
 	fds  []int // -1 once dropped
 }
 
-func newKeep(t testing.TB) *keep {
+func newKeep(t testing.TB, binary ...string) *keep {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: the daemon takes containers from root alone")
 	}
-	k := &keep{t: t, path: filepath.Join(t.TempDir(), "log"), sets: map[string]*kept{}}
+	k := &keep{t: t, path: filepath.Join(t.TempDir(), "log"), sets: map[string]*kept{}, binary: binary}
 	var err error
 	if k.listener, err = seqpacket.Listen(k.path); err != nil {
 		t.Fatal(err)
@@ -82,6 +83,9 @@ func (k *keep) start() {
 	ln, _ := unix.FcntlInt(uintptr(k.listener), unix.F_DUPFD_CLOEXEC, 3)
 	lf, rf := os.NewFile(uintptr(ln), "listener"), os.NewFile(uintptr(b), "restore")
 	cmd := exec.Command("/proc/self/exe")
+	if len(k.binary) > 0 {
+		cmd = exec.Command(k.binary[0], k.binary[1:]...)
+	}
 	cmd.Env = []string{"LOGD_TEST_SERVE=1", "GOMAXPROCS=1", "GOCOVERDIR=" + os.TempDir()}
 	cmd.ExtraFiles = []*os.File{lf, rf}
 	cmd.Stderr = os.Stderr
