@@ -32,6 +32,7 @@ func Main() int {
 	if in == nil || out == nil {
 		return 2
 	}
+	go warm()
 	var l spec.Launch
 	b, err := io.ReadAll(io.LimitReader(in, maxRequest+1))
 	in.Close()
