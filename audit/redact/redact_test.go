@@ -192,6 +192,26 @@ func FuzzRedact(f *testing.F) {
 	})
 }
 
+// FuzzHints: where a hint says no, its expression finds nothing.
+func FuzzHints(f *testing.F) {
+	for _, s := range canaries {
+		f.Add(s)
+	}
+	f.Add("a glrt-0123456789abcdefgh abcdef.0123456789abcdef password : x")
+	f.Fuzz(func(t *testing.T, s string) {
+		s = strings.ToValidUTF8(s, "")
+		if !maybeShaped(s) && shaped.MatchString(s) {
+			t.Errorf("shape in %q", s)
+		}
+		if !maybeHeader(s) && header.MatchString(s) {
+			t.Errorf("header in %q", s)
+		}
+		if !maybePair(s) && pairs(s) != s {
+			t.Errorf("pair in %q: %q", s, pairs(s))
+		}
+	})
+}
+
 func BenchmarkString(b *testing.B) {
 	in := []string{"web-frontend-7d4b9c6f5d-x2k9p", "/var/lib/kubelet/pods/6ba7b810-9dad-11d1-80b4-00c04fd430c8/volumes", "app=web", "nginx:1.27"}
 	for i := 0; b.Loop(); i++ {

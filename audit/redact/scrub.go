@@ -47,17 +47,17 @@ func scrub(s string) string {
 			return m[1] + Mark + "@"
 		})
 	}
-	if strings.ContainsAny(s, "=: ") {
+	if maybeHeader(s) {
 		s = header.ReplaceAllString(s, "${1}${2}${3}"+Mark)
 	}
-	if strings.ContainsAny(s, "=:") {
+	if maybePair(s) {
 		s = pairs(s)
 	}
-	if run := longestRun(s); run >= 16 {
+	if maybeShaped(s) {
 		s = shaped.ReplaceAllString(s, Mark)
+	}
+	if longestRun(s) >= 20 {
 		s = words(s)
-	} else if run >= 8 && (strings.Contains(s, "xox") || strings.Contains(s, "eyJ") || strings.Contains(s, "k_")) {
-		s = shaped.ReplaceAllString(s, Mark)
 	}
 	return s
 }
@@ -102,7 +102,7 @@ func tokenByte(c byte) bool {
 func longestRun(s string) int {
 	best, n := 0, 0
 	for i := range len(s) {
-		if tokenByte(s[i]) || s[i] == '.' {
+		if tokenByte(s[i]) {
 			n++
 			best = max(best, n)
 		} else {
