@@ -1,0 +1,249 @@
+package helper
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/postern-cri/postern/privsep/plan"
+	"github.com/postern-cri/postern/privsep/wire"
+)
+
+// The state files are what a fresh helper knows of the last one's work. They are
+// written before an effect (Ready false) and after it, by rename. They are not
+// synced: after a power loss nothing that they speak of exists any more.
+
+// pod is one pod. op is held while its parts are changed.
+type pod struct {
+	op   sync.Mutex
+	gone bool
+
+	ID      string
+	Plan    []byte // as received
+	Claims  []byte
+	Ready   bool
+	Out     PodOut
+	Stopped bool // deleted but for its network
+	Tries   int
+	next    time.Time
+	plan    plan.PodPlan
+	claims  plan.Claims
+}
+
+func (p *pod) in() PodIn { return PodIn{p.ID, &p.plan, &p.claims} }
+
+// ctr is one container.
+type ctr struct {
+	op   sync.Mutex
+	gone bool
+
+	ID      string
+	Pod     string
+	Plan    []byte // as received: what policy judges an exec by
+	Claims  []byte
+	Tight   []byte // after the obligations: what runs
+	Ready   bool
+	Started bool
+	Out     CtrOut
+	plan    plan.Plan // of Tight
+	claims  plan.Claims
+}
+
+// exec is one process started in a container. It is not kept over a restart: its
+// exit comes from init, by its handle.
+type exec struct {
+	id, ctr string
+	proc    Proc
+	ended   time.Time
+}
+
+func newHandle() string {
+	var b [32]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		panic(err) // never happens; without randomness nothing may go on
+	}
+	return hex.EncodeToString(b[:])
+}
+
+func (h *Helper) path(kind, id string) string {
+	return filepath.Join(h.StateDir, kind, id+".json")
+}
+
+func (h *Helper) save(kind, id string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encoding state: %w", err)
+	}
+	p := h.path(kind, id)
+	if err := os.WriteFile(p+".tmp", b, 0o600); err != nil {
+		return fmt.Errorf("writing state: %w", err)
+	}
+	if err := os.Rename(p+".tmp", p); err != nil {
+		return fmt.Errorf("writing state: %w", err)
+	}
+	return nil
+}
+
+func (h *Helper) drop(kind, id string) {
+	if err := os.Remove(h.path(kind, id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		log.Printf("removing state: %v", err)
+	}
+}
+
+func (h *Helper) savePod(p *pod) error { return h.save("pod", p.ID, p) }
+func (h *Helper) saveCtr(c *ctr) error { return h.save("ctr", c.ID, c) }
+
+// load reads the state files and removes what was half made, or did not survive
+// a reboot.
+func (h *Helper) load() error {
+	rebooted, err := h.rebooted()
+	if err != nil {
+		return err
+	}
+	for _, kind := range []string{"pod", "ctr"} {
+		if err := os.MkdirAll(filepath.Join(h.StateDir, kind), 0o700); err != nil {
+			return err
+		}
+	}
+	err = h.each("pod", func(b []byte) error {
+		p := &pod{}
+		if err := json.Unmarshal(b, p); err != nil {
+			return err
+		}
+		if p.plan, err = plan.DecodePod(p.Plan); err != nil {
+			return err
+		}
+		if p.claims, err = plan.DecodeClaims(p.Claims); err != nil {
+			return err
+		}
+		h.pods[p.ID] = p
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = h.each("ctr", func(b []byte) error {
+		c := &ctr{}
+		if err := json.Unmarshal(b, c); err != nil {
+			return err
+		}
+		if c.plan, err = plan.DecodeContainer(c.Tight); err != nil {
+			return err
+		}
+		if c.claims, err = plan.DecodeClaims(c.Claims); err != nil {
+			return err
+		}
+		h.ctrs[c.ID] = c
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for id, c := range h.ctrs {
+		if !c.Ready || rebooted || h.pods[c.Pod] == nil {
+			if err := h.Kernel.CtrDelete(id, c.Out); err != nil {
+				log.Printf("removing half-made container %s: %v", id, err)
+			}
+			h.drop("ctr", id)
+			delete(h.ctrs, id)
+			continue
+		}
+		known[id] = true
+	}
+	pods := map[string]bool{}
+	for id, p := range h.pods {
+		if (!p.Ready || rebooted) && !p.Stopped {
+			h.teardown(p)
+		}
+		if h.pods[id] != nil {
+			pods[id] = true
+		}
+	}
+	return h.Kernel.Leftovers(pods, known)
+}
+
+// each reads every state file of a kind. One that cannot be read (a power loss)
+// is removed: what it spoke of goes with Leftovers.
+func (h *Helper) each(kind string, use func([]byte) error) error {
+	dir := filepath.Join(h.StateDir, kind)
+	ents, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range ents {
+		f := filepath.Join(dir, e.Name())
+		b, err := os.ReadFile(f)
+		if err == nil && strings.HasSuffix(f, ".json") {
+			err = use(b)
+		}
+		if err != nil || !strings.HasSuffix(f, ".json") {
+			log.Printf("state file %s is dropped: %v", f, err)
+			os.Remove(f)
+		}
+	}
+	return nil
+}
+
+// rebooted tells whether the state files are of an earlier boot.
+func (h *Helper) rebooted() (bool, error) {
+	now, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return false, fmt.Errorf("reading the boot id: %w", err)
+	}
+	if err := os.MkdirAll(h.StateDir, 0o700); err != nil {
+		return false, err
+	}
+	file := filepath.Join(h.StateDir, "boot")
+	old, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, err
+	}
+	return len(old) > 0 && string(old) != string(now), os.WriteFile(file, now, 0o600)
+}
+
+// findPod returns the pod, locked, or an answer.
+func (h *Helper) findPod(id string) (*pod, error) {
+	h.mu.Lock()
+	p := h.pods[id]
+	h.mu.Unlock()
+	if p != nil {
+		p.op.Lock()
+		if !p.gone {
+			return p, nil
+		}
+		p.op.Unlock()
+	}
+	return nil, &answerError{fail(wire.NotFound, "no pod %s", id)}
+}
+
+// findCtr returns the container, locked, or an answer.
+func (h *Helper) findCtr(id string) (*ctr, error) {
+	h.mu.Lock()
+	c := h.ctrs[id]
+	h.mu.Unlock()
+	if c != nil {
+		c.op.Lock()
+		if !c.gone {
+			return c, nil
+		}
+		c.op.Unlock()
+	}
+	return nil, &answerError{fail(wire.NotFound, "no container %s", id)}
+}
+
+// podOf returns the plan and claims that a container's pod was made with.
+func (h *Helper) podOf(c *ctr) (*pod, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p, ok := h.pods[c.Pod]
+	return p, ok
+}
