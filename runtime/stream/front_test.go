@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,7 @@ type front struct {
 	t       testing.TB
 	server  *Server
 	control string
+	uid     int // who the control socket is for, where that is not us
 	served  chan error
 	mu      sync.Mutex
 	gone    map[string]chan struct{} // closed when a grant's connection ends
@@ -51,7 +53,7 @@ func newFront(t testing.TB, idle time.Duration) *front {
 		t.Cleanup(func() { l.Close() })
 		return l
 	}
-	grants := listen(filepath.Join(dir, "grant"))
+	f.serveGrants(listen(filepath.Join(dir, "grant")))
 	clients, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -62,16 +64,19 @@ func newFront(t testing.TB, idle time.Duration) *front {
 		t.Fatal(err)
 	}
 	go func() { f.served <- f.server.Serve() }()
+	return f
+}
+
+func (f *front) serveGrants(l *seqpacket.Listener) {
 	go func() {
 		for {
-			c, err := grants.Accept()
+			c, err := l.Accept()
 			if err != nil {
 				return
 			}
 			go f.redeem(ipc.New(c))
 		}
 	}()
-	return f
 }
 
 // redeem serves one grant, whose text says what it is: "<kind> <shell command>".
@@ -169,14 +174,31 @@ func terminal(t testing.TB) (master, slave *os.File) {
 	return os.NewFile(uintptr(fd), "ptmx"), slave
 }
 
-// mint gets a URL.
-func (f *front) mint(r mintRequest) string {
+// dial connects to the control socket, as uid if there is one.
+func (f *front) dial() *ipc.Conn {
 	f.t.Helper()
-	r.Op = "mint"
+	if f.uid != 0 { // of this thread alone, which is thrown away
+		runtime.LockOSThread()
+		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(f.uid), ^uintptr(0)); e != 0 {
+			f.t.Fatal(e)
+		}
+		defer func() {
+			unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, ^uintptr(0))
+			runtime.UnlockOSThread()
+		}()
+	}
 	c, err := ipc.Dial(f.control)
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	return c
+}
+
+// mint gets a URL.
+func (f *front) mint(r mintRequest) string {
+	f.t.Helper()
+	r.Op = "mint"
+	c := f.dial()
 	defer c.Close()
 	var a mintAnswer
 	if _, err := c.Call(5*time.Second, r, &a, 0); err != nil || !a.OK {
