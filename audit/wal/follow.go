@@ -61,7 +61,7 @@ func (w *Follower) Close() error {
 	return w.f.Close()
 }
 
-// following returns the header of the next segment that has one.
+// following returns the header of the next segment that holds records.
 func (w *Follower) following() (Header, bool, error) {
 	segs, err := segments(w.fs)
 	if err != nil {
@@ -69,8 +69,10 @@ func (w *Follower) following() (Header, bool, error) {
 	}
 	for _, i := range segs {
 		if i > w.seg {
-			if h, _, err := segmentHeader(w.fs, i); err == nil {
-				return h, true, nil
+			if h, size, err := segmentHeader(w.fs, i); err == nil {
+				if size > HeaderSize { // an empty one may be one whose making failed, and this one goes on
+					return h, true, nil
+				}
 			} else if errors.Is(err, fs.ErrPermission) {
 				return h, false, err
 			}
