@@ -286,3 +286,22 @@ func (m *machine) exec(l *spec.Launch, args ...string) (string, unix.WaitStatus,
 	}
 	return output(), ws, r
 }
+
+// kill ends a process that was reparented to us.
+func (m *machine) kill(pid int) {
+	unix.Kill(pid, unix.SIGKILL)
+	var ws unix.WaitStatus
+	unix.Wait4(pid, &ws, 0, nil)
+}
+
+// executed waits until the container's command runs in place of the launcher.
+func (m *machine) executed(pid int) {
+	m.t.Helper()
+	for range 2000 {
+		if exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); strings.HasSuffix(exe, "/busybox") {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	m.t.Fatalf("%d does not execute its command", pid)
+}
