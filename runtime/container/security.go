@@ -6,6 +6,7 @@ import (
 
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/profiles/capability"
+	"github.com/postern-cri/postern/profiles/paths"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -90,8 +91,16 @@ func profiles(p *plan.Plan, in *Input) error {
 	if p.MaskedPaths, err = pathList(field+"masked_paths", sc.GetMaskedPaths()); err != nil {
 		return err
 	}
-	p.ReadOnlyPaths, err = pathList(field+"readonly_paths", sc.GetReadonlyPaths())
-	return err
+	if p.ReadOnlyPaths, err = pathList(field+"readonly_paths", sc.GetReadonlyPaths()); err != nil {
+		return err
+	}
+	// The kubelet sends its lists with every container, and none only for
+	// procMount: Unmasked, which needs a user namespace. From anybody else an
+	// empty list is an omission, and omissions do not open /proc.
+	if !in.Pod.UserNS && len(p.MaskedPaths)+len(p.ReadOnlyPaths) == 0 {
+		p.MaskedPaths, p.ReadOnlyPaths = paths.Masked(), paths.ReadOnly()
+	}
+	return nil
 }
 
 func profile(field string, s *cri.SecurityProfile, old string, privileged bool) (plan.Profile, error) {
