@@ -184,3 +184,19 @@ func TestTerminal(t *testing.T) {
 		t.Errorf("logged %q", got)
 	}
 }
+
+// TestTerminalWithoutLog: nothing but the terminal is handed over.
+func TestTerminalWithoutLog(t *testing.T) {
+	k := newKeep(t)
+	b := k.add(1, true, true, false, "")
+	b.pty.Write(bytes.Repeat([]byte("unseen"), 50000)) // a container does not wait for a client
+	time.Sleep(50 * time.Millisecond)
+	a := k.attach(b, true)
+	b.pty.WriteString("$ ")
+	expect(t, a["stdout"], "$ ")
+	b.pty.Close()
+	if rest, err := io.ReadAll(a["stdout"]); err != nil || len(rest) > 0 {
+		t.Fatalf("%q, %v", rest, err)
+	}
+	k.remove(b)
+}

@@ -65,7 +65,7 @@ const ttySlots = 64
 
 // newContainer adopts fds, whose places are index (nil: as named). On an error
 // they are the caller's still.
-func newContainer(a *Announcement, fds, index []int) (*container, error) {
+func newContainer(a *Announcement, fds, index []int) (_ *container, failed error) {
 	if a.ID == "" || len(a.ID) > 128 {
 		return nil, errors.New("bad id")
 	}
@@ -112,6 +112,12 @@ func newContainer(a *Announcement, fds, index []int) (*container, error) {
 		if e := c.adoptTerminal(get(NamePTY), out, err); e != nil {
 			return nil, e
 		}
+		defer func() {
+			if failed != nil && out.ownStage {
+				closeFD(&out.src)
+				closeFD(&out.ttyStage)
+			}
+		}()
 	}
 	if c.log >= 0 {
 		if c.stateFD < 0 {
@@ -148,7 +154,14 @@ func (c *container) adoptTerminal(pty int, out, err *output) error {
 	case out.src >= 0 || err.src >= 0 || c.stdin >= 0:
 		return errors.New("a terminal with pipes")
 	case err.journal.r < 0 || err.journal.w < 0:
-		return errors.New("a terminal without its second journal")
+		// Without a log there is nothing to lose, and a pipe of our own does. With
+		// one, what waits for its newline is lost if we are killed.
+		var p [2]int
+		if e := unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK); e != nil {
+			return fmt.Errorf("making a pipe: %w", e)
+		}
+		err.journal = journal{p[0], p[1]}
+		out.ownStage = true
 	}
 	out.tty, out.src, out.ttyStage = pty, err.journal.r, err.journal.w
 	err.journal = journal{-1, -1}

@@ -22,8 +22,9 @@ type output struct {
 	queued  bool // stands in the daemon's queue
 	shown   int  // bytes at the head of src that attached clients have been given
 
-	tty      int // pty master that src is filled from, or -1
-	ttyStage int // write end of src
+	tty      int  // pty master that src is filled from, or -1
+	ttyStage int  // write end of src
+	ownStage bool // that was not handed over
 }
 
 // errBlocked says that the log cannot be written now: come back in a second.
