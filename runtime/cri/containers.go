@@ -195,6 +195,7 @@ const killWait = 10 * time.Second
 func (s *Server) stop(ctx context.Context, c *store.Container, grace time.Duration) error {
 	gone := s.exits.gone(c.ID)
 	if now, err := s.store.Container(c.ID); err != nil || now.State == store.Exited {
+		s.exits.wake(c.ID)
 		return nil
 	} else if now.State == store.Running && grace > 0 {
 		sig := c.StopSignal

@@ -226,12 +226,13 @@ func (s *Server) ImageFsInfo(ctx context.Context, _ *cri.ImageFsInfoRequest) (*c
 		b, i := s.usage.get(c.ID)
 		bytes, inodes = bytes+b, inodes+i
 	}
-	if bytes == 0 {
-		if _, _, err := stats.Filesystem(s.stateDir); err != nil {
-			return nil, fail("ImageFsInfo", err)
-		}
+	// The kubelet takes two mount points for two filesystems and then collects
+	// garbage on each by itself.
+	at := s.stateDir
+	if stats.SameFilesystem(at, u.Mountpoint) {
+		at = u.Mountpoint
 	}
-	a.ContainerFilesystems = []*cri.FilesystemUsage{filesystem(now, s.stateDir, bytes, inodes)}
+	a.ContainerFilesystems = []*cri.FilesystemUsage{filesystem(now, at, bytes, inodes)}
 	return a, nil
 }
 

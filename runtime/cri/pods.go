@@ -191,6 +191,7 @@ func (s *Server) removePod(ctx context.Context, p *store.Pod) error {
 	}
 	s.podEvent(p.ID, cri.ContainerEventType_CONTAINER_DELETED_EVENT)
 	s.rates.forget(p.ID)
+	s.usage.forget(p.ID)
 	return s.store.RemovePod(p.ID)
 }
 

@@ -176,6 +176,7 @@ func (s *Server) attachSession(c *ipc.Conn, g *grant) error {
 	}
 	ended := s.exits.gone(g.container)
 	if _, err := s.running(g.container); err != nil {
+		s.exits.wake(g.container)
 		return nil
 	}
 	gone := make(chan struct{})

@@ -71,6 +71,7 @@ func New(o Options) *Server {
 		cgroups: o.Cgroups, handlers: o.Handlers, users: o.Users, stream: o.Stream, logs: o.Logs, stateDir: o.StateDir,
 		version: o.Version, log: o.Log,
 	}
+	s.usage.kick = make(chan struct{}, 1)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -25,6 +25,7 @@ type usageCache struct {
 	layers map[string]layerUsage
 	net    map[string]netUsage // by pod
 	asked  time.Time
+	kick   chan struct{} // a layer was asked for that has not been measured yet
 }
 
 type netUsage struct {
@@ -43,13 +44,21 @@ func (u *usageCache) layer(id string) layerUsage {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.asked = time.Now()
-	return u.layers[id]
+	l, ok := u.layers[id]
+	if !ok {
+		select {
+		case u.kick <- struct{}{}:
+		default:
+		}
+	}
+	return l
 }
 
 func (u *usageCache) forget(id string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.layers, id)
+	delete(u.net, id)
 }
 
 // wanted reports whether somebody has asked lately: on a node whose statistics
@@ -68,20 +77,26 @@ func (s *Server) measure(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-s.usage.kick:
+			s.measureAll(ctx, true)
+			// A layer that cannot be measured must not make us try without end.
+			if !pause(ctx, time.Second) {
+				return
+			}
 		case <-t.C:
 			if s.usage.wanted() {
-				s.measureAll(ctx)
+				s.measureAll(ctx, false)
 			}
 		}
 	}
 }
 
-func (s *Server) measureAll(ctx context.Context) {
+func (s *Server) measureAll(ctx context.Context, onlyNew bool) {
 	for _, c := range s.store.Containers("") {
 		if ctx.Err() != nil {
 			return
 		}
-		if c.State != store.Exited || s.usage.missing(c.ID) {
+		if c.State != store.Exited && !onlyNew || s.usage.missing(c.ID) {
 			s.measureOne(ctx, c.ID)
 		}
 	}

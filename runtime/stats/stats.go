@@ -1,6 +1,6 @@
 // Package stats reads what containers use: the cgroup files of version 1 or 2,
-// the interface counters of a pod, and how a filesystem is filled. It only
-// reads, by the cgroup names that the privileged side returned.
+// and the interface counters of a pod. It only reads, by the cgroup names that
+// the privileged side returned.
 package stats
 
 import (
@@ -267,11 +267,8 @@ func NetDev(r io.Reader) ([]Interface, error) {
 	return out, s.Err()
 }
 
-// Filesystem is how full the filesystem at path is.
-func Filesystem(path string) (usedBytes, usedInodes uint64, err error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return 0, 0, fmt.Errorf("reading the filesystem of %s: %w", path, err)
-	}
-	return (st.Blocks - st.Bfree) * uint64(st.Bsize), st.Files - st.Ffree, nil
+// SameFilesystem reports whether two paths lie on one filesystem.
+func SameFilesystem(a, b string) bool {
+	var x, y unix.Stat_t
+	return unix.Stat(a, &x) == nil && unix.Stat(b, &y) == nil && x.Dev == y.Dev
 }
