@@ -9,25 +9,24 @@ import (
 	"runtime"
 	"runtime/debug"
 
-	"github.com/postern-cri/postern/privsep/layout"
 	"github.com/postern-cri/postern/privsep/tree"
 )
 
 func main() {
 	runtime.LockOSThread()
 	debug.SetGCPercent(20)
-	root := flag.String("root", "", "directory of the installation; empty for the system's places")
+	root := flag.String("root", "", "directory of the installation, to be told apart by in a list of processes")
+	config := flag.String("config", "/run/postern/init.json", "what to start")
 	inner := flag.Bool("tree", false, "be the tree itself, not what waits for it in the foreground")
 	state := flag.Int("state", -1, "fd with the state of a former version")
 	wake := flag.Int("wake", 0, "pid of a tree that has only containers left")
 	flag.Parse()
-	config := layout.New(*root).InitConfig()
-	args := []string{os.Args[0], "--root", *root, "--tree"}
+	args := []string{os.Args[0], "--root", *root, "--config", *config, "--tree"}
 	code, err := 0, error(nil)
 	if *inner {
-		err = tree.Run(config, *state, args)
+		err = tree.Run(*config, *state, args)
 	} else {
-		code, err = tree.Stand(args, config, *wake, 3)
+		code, err = tree.Stand(args, *config, *wake, 3)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "postern-init:", err)

@@ -47,7 +47,7 @@ func bound(text string, c config.Config) string {
 		"conf_dir": fmt.Sprintf("conf_dir = %q", c.Network.ConfDir),
 		"bin_dirs": "bin_dirs = [" + strings.Join(quoted, ", ") + "]",
 	}
-	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	lines := joined(text)
 	firstTable, networkTable, table := len(lines), -1, ""
 	haveKubelet, have := false, map[string]bool{}
 	for i, l := range lines {
@@ -81,4 +81,25 @@ func bound(text string, c config.Config) string {
 		lines = append(lines[:firstTable:firstTable], append([]string{kubelet, ""}, lines[firstTable:]...)...)
 	}
 	return strings.Join(lines, "\n") + "\n"
+}
+
+// joined returns the lines of text, with an array that goes over several lines
+// made one where it is one of the keys that are set.
+func joined(text string) (lines []string) {
+	open := false
+	for _, l := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if open {
+			lines[len(lines)-1] += " " + strings.TrimSpace(l)
+		} else {
+			lines = append(lines, l)
+		}
+		key, value, _ := strings.Cut(l, "=")
+		if strings.TrimSpace(key) == "bin_dirs" && strings.HasPrefix(strings.TrimSpace(value), "[") {
+			open = true
+		}
+		if strings.Contains(l, "]") {
+			open = false
+		}
+	}
+	return lines
 }

@@ -168,7 +168,7 @@ func (n *Node) Prepare() error {
 // Exec turns this process into init. It returns only on an error.
 func (n *Node) Exec(lock *os.File) error {
 	init := filepath.Join(n.Bin, "postern-init")
-	args := []string{init, "--root", n.Root}
+	args := []string{init, "--root", n.Root, "--config", n.Layout.InitConfig()}
 	if n.parked != 0 {
 		args = append(args, "--wake", strconv.Itoa(n.parked))
 	}

@@ -89,6 +89,7 @@ func TestBound(t *testing.T) {
 	for name, text := range map[string]string{
 		"without": "profile = \"x\"\n\n[class.baseline]\nrun_as_root = true\n",
 		"with":    "profile = \"x\"\nkubelet_root = \"/old\"\n[network]\nconf_dir = \"/old\" # here\nbin_dirs = [\"/old\"]\n[class.baseline]\n",
+		"lines":   "[network]\nbin_dirs = [\n  \"/old\",\n  \"/old2\"]\nconf_dir = \"/old\"\n",
 		"half":    "kubelet_root = \"/old\"\n[network]\nbin_dirs = [\"/old\"]\n",
 	} {
 		got := bound(text, c)
