@@ -73,11 +73,14 @@ func MakeDirs(root int, rel string, symlinks bool) (int, error) {
 		if part == "" {
 			continue
 		}
-		if err := unix.Mkdirat(dir, part, 0o755); err != nil && err != unix.EEXIST {
-			unix.Close(dir)
-			return -1, &os.PathError{Op: "mkdirat", Path: rel, Err: err}
+		err := unix.Mkdirat(dir, part, 0o755)
+		if err == nil {
+			err = unix.Fchmodat(dir, part, 0o755, 0) // the umask is 077; only root can have replaced it
 		}
 		unix.Close(dir)
+		if err != nil && err != unix.EEXIST {
+			return -1, &os.PathError{Op: "mkdirat", Path: rel, Err: err}
+		}
 		at = filepath.Join(at, part)
 		// From the root again: the walk may have to follow a link that leads up
 		// and down again beneath it.
@@ -241,6 +244,13 @@ func UnmountBeneath(dir string) error {
 	all, err := Beneath(dir)
 	if err != nil {
 		return err
+	}
+	// A staged tree's mounts are peers of the host's: unmounting one of them would
+	// unmount the host's, too. So all of them leave their peer groups first.
+	for _, p := range all {
+		if err := unix.Mount("", p, "", unix.MS_PRIVATE, ""); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+			return fmt.Errorf("making %s private: %w", p, err)
+		}
 	}
 	var errs []error
 	for _, p := range all {

@@ -1,0 +1,167 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/postern-cri/postern/privsep/helper"
+	"github.com/postern-cri/postern/privsep/mount"
+	"github.com/postern-cri/postern/privsep/netns"
+	"github.com/postern-cri/postern/privsep/plan"
+	"github.com/postern-cri/postern/privsep/wire"
+)
+
+const defaultShm = 64 << 20
+
+// PodCreate makes a pod's namespaces, files and network. On an error the caller
+// removes what there is.
+func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
+	p, dir := in.Plan, m.box("pod", in.ID)
+	if p.UserNS {
+		return out, errors.New("user namespaces are not supported yet")
+	}
+	out.Cgroup = m.podCgroup(p)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return out, fmt.Errorf("making a pod: %w", err)
+	}
+	ownNet, ownIPC := p.Network == plan.NamespacePod, p.IPC == plan.NamespacePod
+	if err := netns.Create(dir, netns.Options{Net: ownNet, IPC: ownIPC, Hostname: p.Hostname, Sysctls: p.Sysctls}); err != nil {
+		return out, err
+	}
+	if ownIPC {
+		size := p.ShmSize
+		if size == 0 {
+			size = defaultShm
+		}
+		if err := os.Mkdir(dir+"/shm", 0o700); err != nil {
+			return out, err
+		}
+		if err := mount.Tmpfs(dir+"/shm", size, 0o1777); err != nil {
+			return out, err
+		}
+	}
+	if p.PID == plan.NamespacePod {
+		if out.Pause, err = m.startPause(dir); err != nil {
+			return out, err
+		}
+	}
+	if ownNet {
+		n := m.network("add", in)
+		for _, port := range p.Ports {
+			name := map[plan.Protocol]string{plan.TCP: "tcp", plan.UDP: "udp", plan.SCTP: "sctp"}[port.Protocol]
+			n.Ports = append(n.Ports, networkPort{name, port.ContainerPort, port.HostPort, port.HostIP})
+		}
+		if out.IPs, err = m.attach(n); err != nil {
+			return out, err
+		}
+	}
+	return out, m.podFiles(dir, p, out.IPs)
+}
+
+func (m *Machine) network(op string, in helper.PodIn) network {
+	n := network{Op: op, Pod: in.ID, NetNS: m.box("pod", in.ID, netns.Net)}
+	if in.Claims != nil {
+		n.Name, n.Namespace, n.UID = in.Claims.PodName, in.Claims.Namespace, in.Claims.PodUID
+	}
+	return n
+}
+
+func (m *Machine) podCgroup(p *plan.PodPlan) string {
+	dir, _, ok := m.Ceiling.Root(p.CgroupParent)
+	if !ok { // none asked for: the ceiling's first
+		dir = m.Ceiling.CgroupRoots[0].Path
+	}
+	return path.Join("/", dir, p.CgroupParent.Rel)
+}
+
+// podFiles writes hosts, hostname and resolv.conf: the pod's own, or copies of
+// the host's where the pod shares them.
+func (m *Machine) podFiles(dir string, p *plan.PodPlan, ips []string) error {
+	files := map[string]string{}
+	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+		b, err := os.ReadFile("/etc/" + name)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		files[name] = string(b)
+	}
+	if d := p.DNS; len(d.Servers)+len(d.Searches)+len(d.Options) > 0 {
+		var b strings.Builder
+		if len(d.Searches) > 0 {
+			fmt.Fprintf(&b, "search %s\n", strings.Join(d.Searches, " "))
+		}
+		for _, s := range d.Servers {
+			fmt.Fprintf(&b, "nameserver %s\n", s)
+		}
+		if len(d.Options) > 0 {
+			fmt.Fprintf(&b, "options %s\n", strings.Join(d.Options, " "))
+		}
+		files["resolv.conf"] = b.String()
+	}
+	if p.Network == plan.NamespacePod {
+		files["hostname"] = p.Hostname + "\n"
+		files["hosts"] = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+		for _, ip := range ips {
+			files["hosts"] += ip + "\t" + p.Hostname + "\n"
+		}
+	}
+	for name, text := range files {
+		f := dir + "/" + name
+		if err := os.WriteFile(f, []byte(text), 0o644); err != nil {
+			return err
+		}
+		if err := os.Chmod(f, 0o644); err != nil { // the umask is 077
+			return err
+		}
+	}
+	return nil
+}
+
+// PodDelete removes all of a pod but its network.
+func (m *Machine) PodDelete(in helper.PodIn, out helper.PodOut) error {
+	dir := m.box("pod", in.ID)
+	errs := []error{m.stopPause(dir, out.Pause)}
+	for _, name := range []string{"shm", netns.IPC, netns.UTS, "hosts", "hostname", "resolv.conf"} {
+		errs = append(errs, mount.Unmount(dir+"/"+name))
+		if err := os.Remove(dir + "/" + name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// NetworkDelete gives back what the plugins hold. The namespace goes even where
+// they fail: the next try does without.
+func (m *Machine) NetworkDelete(in helper.PodIn) error {
+	var err error
+	if in.Plan == nil || in.Plan.Network == plan.NamespacePod {
+		n := m.network("del", in)
+		if _, serr := os.Stat(n.NetNS); serr != nil {
+			n.NetNS = ""
+		}
+		_, err = m.attach(n)
+	}
+	return errors.Join(err, m.dropPodDir(in.ID))
+}
+
+func (m *Machine) dropPodDir(id string) error {
+	dir := m.box("pod", id)
+	return errors.Join(netns.Remove(dir), removeTree(dir))
+}
+
+// PodSocket makes an fd in the pod's network namespace.
+func (m *Machine) PodSocket(id string, kind wire.SocketKind) (int, error) {
+	at := m.box("pod", id, netns.Net)
+	switch kind {
+	case wire.SocketTCP4:
+		return netns.Socket(at, unix.AF_INET)
+	case wire.SocketTCP6:
+		return netns.Socket(at, unix.AF_INET6)
+	}
+	return netns.NetDev(at)
+}
