@@ -1,0 +1,143 @@
+// Package network attaches a pod to its network and takes it off, with the CNI
+// plugins that the node's administrator installed. It is what postern-cni runs:
+// one request, some lines of answer, and done.
+//
+// Rules of this package:
+//   - configuration and plugins belong to root and can be written by nobody else,
+//     all the way up to their directory: what they say runs with privilege;
+//   - a plugin is a name in a known directory, never a path (CVE-2021-20206);
+//   - a plugin gets an environment of its own, 60 seconds, and 64 KiB to answer;
+//   - the pod's names are claims: they reach plugins as arguments that cannot be
+//     read as more than one.
+package network
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// The descriptors that the process is started with.
+const (
+	requestFD = 3
+	answerFD  = 4
+
+	maxRequest = 1 << 20
+	maxAnswer  = 64 << 10
+	maxError   = 1 << 10
+)
+
+// Deadlines of the operations; a DEL that follows a failed ADD has its own.
+const (
+	addTimeout  = 60 * time.Second
+	undoTimeout = 15 * time.Second
+)
+
+// Op is an operation.
+type Op string
+
+// Operations.
+const (
+	Add    Op = "add"
+	Del    Op = "del"
+	Status Op = "status"
+)
+
+// Request is one operation. Paths come from postern-helper; name, namespace and
+// uid are the front end's claims.
+type Request struct {
+	Op        Op       `json:"op"`
+	Pod       string   `json:"pod"`
+	NetNS     string   `json:"netns"`
+	ConfDir   string   `json:"conf_dir"`
+	BinDirs   []string `json:"bin_dirs"`
+	Name      string   `json:"name"`
+	Namespace string   `json:"namespace"`
+	UID       string   `json:"uid"`
+	Ports     []Port   `json:"ports"`
+	CacheDir  string   `json:"cache_dir"`
+}
+
+// Port is one host port of the pod.
+type Port struct {
+	Protocol      string `json:"protocol"`
+	ContainerPort uint16 `json:"container_port"`
+	HostPort      uint16 `json:"host_port"`
+	HostIP        string `json:"host_ip"`
+}
+
+// Main reads the request, does it and writes the answer: lines "ip <literal>",
+// then "ok" or "error <text>". It returns the exit status, 0 whenever an answer
+// was delivered.
+func Main() int {
+	// A plugin is to die with this process, which the kernel ties to the thread
+	// that started it.
+	runtime.LockOSThread()
+	in, out := os.NewFile(requestFD, "request"), os.NewFile(answerFD, "answer")
+	if in == nil || out == nil {
+		return 2
+	}
+	var lines []string
+	b, err := io.ReadAll(io.LimitReader(in, maxRequest+1))
+	in.Close()
+	if err == nil && len(b) > maxRequest {
+		err = errors.New("request is larger than 1 MiB")
+	}
+	if err == nil {
+		var r Request
+		if err = json.Unmarshal(b, &r); err == nil {
+			lines, err = Do(context.Background(), &r)
+		}
+	}
+	if _, err := io.WriteString(out, Answer(lines, err)); err != nil {
+		return 2
+	}
+	return 0
+}
+
+// Answer writes the lines of an answer: addresses, then how it went. No error
+// text can make a line of its own.
+func Answer(addresses []string, err error) string {
+	var b strings.Builder
+	for _, ip := range addresses {
+		if b.Len() > maxAnswer-2*maxError {
+			break
+		}
+		b.WriteString("ip " + ip + "\n")
+	}
+	if err == nil {
+		return b.String() + "ok\n"
+	}
+	text := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == 0x85 || r == 0x2028 || r == 0x2029 {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(err.Error(), "?"))
+	if len(text) > maxError-8 {
+		text = strings.ToValidUTF8(text[:maxError-8], "")
+	}
+	return "error " + text + "\n"
+}
+
+// Do does one operation and returns the pod's addresses.
+func Do(ctx context.Context, r *Request) ([]string, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	switch r.Op {
+	case Add:
+		return r.add(ctx)
+	case Del:
+		return nil, r.del(ctx)
+	case Status:
+		return nil, r.status(ctx)
+	}
+	return nil, fmt.Errorf("unknown operation %q", r.Op)
+}
