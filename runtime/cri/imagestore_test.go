@@ -3,68 +3,60 @@ package cri
 import (
 	"context"
 	"errors"
-	"strings"
 	"testing"
 
 	"github.com/postern-cri/postern/runtime/image"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-type fakeImageClient struct {
-	lists int
-	infos []image.ImageInfo
-	err   error
-}
+type fakeImageClient struct{ err error }
 
-func (f *fakeImageClient) Pull(context.Context, string, *image.Auth, *image.Pod, string) (*image.ImageInfo, error) {
-	return &f.infos[0], f.err
+func (f *fakeImageClient) Pull(context.Context, string, string, *image.Auth, *image.Pod, func(image.Progress)) (image.ImageInfo, error) {
+	return image.ImageInfo{ID: "sha256:1"}, f.err
 }
-func (f *fakeImageClient) List(context.Context) ([]image.ImageInfo, error) {
-	f.lists++
-	return f.infos, f.err
+func (f *fakeImageClient) List(context.Context) ([]image.ImageInfo, error) { return nil, f.err }
+func (f *fakeImageClient) Find(context.Context, string) (image.ImageInfo, error) {
+	return image.ImageInfo{}, f.err
 }
 func (f *fakeImageClient) Remove(context.Context, string) error       { return f.err }
 func (f *fakeImageClient) Usage(context.Context) (image.Usage, error) { return image.Usage{}, f.err }
 
-func TestImageStore(t *testing.T) {
-	id := "sha256:" + strings.Repeat("ab", 32)
-	digest := "sha256:" + strings.Repeat("cd", 32)
-	c := &fakeImageClient{infos: []image.ImageInfo{{
-		ID: id, ManifestDigest: digest, RepoTags: []string{"docker.io/library/app:latest", "reg:5000/x/app:1"}, RepoDigests: []string{"reg:5000/x/app@" + digest},
-	}}}
-	s := NewImageStore(c)
-	for ref, want := range map[string]bool{
-		id: true, strings.TrimPrefix(id, "sha256:"): true, "abababababab": true, digest: true,
-		"app": true, "app:latest": true, "library/app": true, "docker.io/library/app": true, "app:1": false,
-		"reg:5000/x/app:1": true, "reg:5000/x/app": false, "reg:5000/x/app@" + digest: true, "reg:5000/x/app:9@" + digest: true,
-		"": false, "@": false, ":": false, "/": false, "ab": false,
+func TestImageErrors(t *testing.T) {
+	w := newWorld(t)
+	c := &fakeImageClient{}
+	w.Server.images = ImageStore{c}
+	pull := func() error {
+		_, err := w.image.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: "reg/x:1"}})
+		return err
+	}
+	if err := pull(); err != nil {
+		t.Error(err)
+	}
+	for _, x := range []struct {
+		err  error
+		code codes.Code
+		text string
+	}{
+		{image.Errorf(image.Signature, "none"), codes.Unknown, "SignatureValidationFailed: none"},
+		{image.Errorf(image.Unavailable, "down"), codes.Unknown, "RegistryUnavailable: down"},
+		{image.Errorf(image.Policy, "policy denied PullImage: X"), codes.PermissionDenied, "policy denied PullImage: X"},
+		{image.Errorf(image.Invalid, "bad"), codes.InvalidArgument, "bad"},
+		{image.Errorf(image.NotFound, "gone"), codes.NotFound, "gone"},
+		{image.Errorf(image.AuthFailed, "who"), codes.Unknown, "who"},
+		{errors.New("away"), codes.Unavailable, "PullImage: away"},
 	} {
-		_, err := s.Find(t.Context(), ref)
-		if (err == nil) != want {
-			t.Errorf("%q: %v, want %v", ref, err, want)
+		c.err = x.err
+		if err := pull(); status.Code(err) != x.code || status.Convert(err).Message() != x.text {
+			t.Errorf("%v, want %s %s", err, x.code, x.text)
 		}
 	}
-	if c.lists > 2 {
-		t.Errorf("the list was asked for %d times", c.lists)
+	c.err = image.Errorf(image.NotFound, "gone")
+	if a, err := w.image.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: "x"}}); err != nil || a.Image != nil {
+		t.Error("an image that is not there is no error:", a, err)
 	}
-	for e, want := range map[*image.Error]codes.Code{
-		image.Errorf(image.Signature, "x"): codes.Unknown, image.Errorf(image.Policy, "x"): codes.PermissionDenied,
-		image.Errorf(image.Unavailable, "x"): codes.Unknown, image.Errorf(image.Invalid, "x"): codes.InvalidArgument,
-	} {
-		c.err = e
-		_, err := s.Pull(t.Context(), "r", "reg/x:1", nil, nil)
-		if status.Code(err) != want || status.Convert(err).Message() != e.Message {
-			t.Errorf("%v, want %s", err, want)
-		}
+	if _, err := w.image.RemoveImage(t.Context(), &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: "x"}}); err != nil {
+		t.Error("removal is idempotent:", err)
 	}
-	c.err = errors.New("away")
-	if _, err := s.List(t.Context()); err == nil {
-		t.Error("a failed list")
-	}
-}
-
-func FuzzFindImage(f *testing.F) {
-	f.Add("docker.io/library/app:1@sha256:00")
-	f.Fuzz(func(t *testing.T, ref string) { find([]Image{testImage}, ref) })
 }

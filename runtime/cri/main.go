@@ -19,6 +19,7 @@ import (
 	"github.com/postern-cri/postern/privsep/keeper"
 	"github.com/postern-cri/postern/privsep/layout"
 	"github.com/postern-cri/postern/privsep/seqpacket"
+	"github.com/postern-cri/postern/runtime/image/client"
 	"github.com/postern-cri/postern/runtime/stats"
 	"github.com/postern-cri/postern/runtime/store"
 )
@@ -66,7 +67,7 @@ func Main(l layout.Layout, users layout.Users, version string) error {
 	}
 	s := New(Options{
 		Helper: boundary, Policy: gate.NewPolicy(l.PolicySocket()), Audit: gate.NewAudit(l.AuditSocket()),
-		Images: NewImageStore(Fetcher(l.FetchSocket())), Store: st, Places: CeilingPlaces{limits},
+		Images: ImageStore{client.New(l)}, Store: st, Places: CeilingPlaces{limits},
 		Cgroups: stats.New("/sys/fs/cgroup"), Handlers: limits.Handlers, Users: OpenUsers(l.Layers()),
 		Stream: l.StreamSocket(), Logs: l.LogSocket(), StateDir: l.Lib, Version: version, Log: log,
 	})
