@@ -107,13 +107,15 @@ func imageError(err error) error {
 
 // imageStatus is an image.Error that gRPC sends with a code.
 type imageStatus struct {
-	*image.Error
+	of   *image.Error
 	code codes.Code
 }
 
+func (e imageStatus) Error() string { return e.of.Message }
+
 // GRPCStatus is how gRPC asks.
 func (e imageStatus) GRPCStatus() *status.Status {
-	return status.New(e.code, clip(e.Message, maxErrorText))
+	return status.New(e.code, clip(e.of.Message, maxErrorText))
 }
 
 // Is makes every kind of NOT_FOUND an ErrImageNotFound.
