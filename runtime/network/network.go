@@ -1,14 +1,14 @@
-// Package network runs the node's CNI plugins for one pod. It is linked into the
-// one-shot postern-cni, which holds NET_ADMIN, NET_RAW and SYS_ADMIN and nothing
-// else.
+// Package network attaches a pod to its network and takes it off, with the CNI
+// plugins that the node's administrator installed. It is what postern-cni runs:
+// one request, some lines of answer, and done.
 //
 // Rules of this package:
-//   - configuration and plugins are root-owned files that nobody else can write,
-//     and a plugin is a plain name in one of the plugin directories;
-//   - what a plugin prints is bounded; what a pod claims is checked before it
-//     becomes a plugin's argument;
-//   - DEL uses the configuration that ADD used, so that a changed node can still
-//     take its pods' networks down.
+//   - configuration and plugins belong to root and can be written by nobody else,
+//     all the way up to their directory: what they say runs with privilege;
+//   - a plugin is a name in a known directory, never a path (CVE-2021-20206);
+//   - a plugin gets an environment of its own, 60 seconds, and 64 KiB to answer;
+//   - the pod's names are claims: they reach plugins as arguments that cannot be
+//     read as more than one.
 package network
 
 import (
@@ -16,21 +16,45 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
+	"runtime"
 	"strings"
-
-	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"golang.org/x/sys/unix"
+	"time"
 )
 
-// Request is one operation, from the helper.
+// The descriptors that the process is started with.
+const (
+	requestFD = 3
+	answerFD  = 4
+
+	maxRequest = 1 << 20
+	maxAnswer  = 64 << 10
+	maxError   = 1 << 10
+)
+
+// Deadlines of the operations; a DEL that follows a failed ADD has its own.
+const (
+	addTimeout  = 60 * time.Second
+	undoTimeout = 15 * time.Second
+)
+
+// Op is an operation.
+type Op string
+
+// Operations.
+const (
+	Add    Op = "add"
+	Del    Op = "del"
+	Status Op = "status"
+)
+
+// Request is one operation. Paths come from postern-helper; name, namespace and
+// uid are the front end's claims.
 type Request struct {
-	Op        string   `json:"op"` // add, del or status
+	Op        Op       `json:"op"`
 	Pod       string   `json:"pod"`
-	NetNS     string   `json:"netns"` // empty for a del whose namespace is gone
+	NetNS     string   `json:"netns"`
 	ConfDir   string   `json:"conf_dir"`
 	BinDirs   []string `json:"bin_dirs"`
 	Name      string   `json:"name"`
@@ -40,7 +64,7 @@ type Request struct {
 	CacheDir  string   `json:"cache_dir"`
 }
 
-// Port is a host port; the names are CNI's portMappings.
+// Port is one host port of the pod.
 type Port struct {
 	Protocol      string `json:"protocol"`
 	ContainerPort uint16 `json:"container_port"`
@@ -48,208 +72,72 @@ type Port struct {
 	HostIP        string `json:"host_ip"`
 }
 
-const ifName = "eth0"
-
-// Do carries a request out and returns the pod's addresses.
-func Do(ctx context.Context, r *Request) ([]string, error) {
-	switch r.Op {
-	case "add":
-		return r.add(ctx)
-	case "del":
-		return nil, r.del(ctx)
-	case "status":
-		list, err := r.choose()
-		if err != nil {
-			return nil, err
+// Main reads the request, does it and writes the answer: lines "ip <literal>",
+// then "ok" or "error <text>". It returns the exit status, 0 whenever an answer
+// was delivered.
+func Main() int {
+	// A plugin is to die with this process, which the kernel ties to the thread
+	// that started it.
+	runtime.LockOSThread()
+	in, out := os.NewFile(requestFD, "request"), os.NewFile(answerFD, "answer")
+	if in == nil || out == nil {
+		return 2
+	}
+	var lines []string
+	b, err := io.ReadAll(io.LimitReader(in, maxRequest+1))
+	in.Close()
+	if err == nil && len(b) > maxRequest {
+		err = errors.New("request is larger than 1 MiB")
+	}
+	if err == nil {
+		var r Request
+		if err = json.Unmarshal(b, &r); err == nil {
+			lines, err = Do(context.Background(), &r)
 		}
-		return nil, r.cni().GetStatusNetworkList(ctx, list)
+	}
+	if _, err := io.WriteString(out, Answer(lines, err)); err != nil {
+		return 2
+	}
+	return 0
+}
+
+// Answer writes the lines of an answer: addresses, then how it went. No error
+// text can make a line of its own.
+func Answer(addresses []string, err error) string {
+	var b strings.Builder
+	for _, ip := range addresses {
+		if b.Len() > maxAnswer-2*maxError {
+			break
+		}
+		b.WriteString("ip " + ip + "\n")
+	}
+	if err == nil {
+		return b.String() + "ok\n"
+	}
+	text := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == 0x85 || r == 0x2028 || r == 0x2029 {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(err.Error(), "?"))
+	if len(text) > maxError-8 {
+		text = strings.ToValidUTF8(text[:maxError-8], "")
+	}
+	return "error " + text + "\n"
+}
+
+// Do does one operation and returns the pod's addresses.
+func Do(ctx context.Context, r *Request) ([]string, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	switch r.Op {
+	case Add:
+		return r.add(ctx)
+	case Del:
+		return nil, r.del(ctx)
+	case Status:
+		return nil, r.status(ctx)
 	}
 	return nil, fmt.Errorf("unknown operation %q", r.Op)
-}
-
-func (r *Request) cni() *libcni.CNIConfig {
-	return libcni.NewCNIConfigWithCacheDir(r.BinDirs, r.CacheDir, &plugins{})
-}
-
-func (r *Request) add(ctx context.Context) ([]string, error) {
-	list, err := r.choose()
-	if err != nil {
-		return nil, err
-	}
-	if err := r.keep(list); err != nil {
-		return nil, err
-	}
-	rt, err := r.runtime()
-	if err != nil {
-		return nil, err
-	}
-	c := r.cni()
-	res, err := c.AddNetworkList(ctx, list, rt)
-	if err != nil {
-		// What the first plugins of the list did must not stay.
-		return nil, errors.Join(err, c.DelNetworkList(ctx, list, rt))
-	}
-	got, err := types100.NewResultFromResult(res)
-	if err != nil {
-		return nil, fmt.Errorf("result of network %s: %w", list.Name, err)
-	}
-	var ips []string
-	for _, ip := range got.IPs {
-		// An address of an interface outside the pod is not the pod's.
-		if ip.Interface == nil || *ip.Interface < 0 || *ip.Interface >= len(got.Interfaces) || got.Interfaces[*ip.Interface].Sandbox != "" {
-			ips = append(ips, ip.Address.IP.String())
-		}
-	}
-	if len(ips) == 0 {
-		return nil, errors.Join(fmt.Errorf("network %s gave the pod no address", list.Name), c.DelNetworkList(ctx, list, rt))
-	}
-	return ips, nil
-}
-
-func (r *Request) del(ctx context.Context) error {
-	b, err := os.ReadFile(r.kept())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // never added
-	}
-	if err != nil {
-		return fmt.Errorf("reading the pod's network configuration: %w", err)
-	}
-	list, err := libcni.NetworkConfFromBytes(b)
-	if err != nil {
-		return fmt.Errorf("the pod's network configuration: %w", err)
-	}
-	rt, err := r.runtime()
-	if err != nil {
-		return err
-	}
-	if err := r.cni().DelNetworkList(ctx, list, rt); err != nil {
-		return err
-	}
-	return os.Remove(r.kept())
-}
-
-func (r *Request) kept() string { return filepath.Join(r.CacheDir, r.Pod+".conflist") }
-
-// keep writes down the configuration that DEL will need.
-func (r *Request) keep(list *libcni.NetworkConfigList) error {
-	if err := os.MkdirAll(r.CacheDir, 0o700); err != nil {
-		return fmt.Errorf("keeping the pod's network configuration: %w", err)
-	}
-	if err := os.WriteFile(r.kept(), list.Bytes, 0o600); err != nil {
-		return fmt.Errorf("keeping the pod's network configuration: %w", err)
-	}
-	return nil
-}
-
-// runtime is what the plugins are told about the pod.
-func (r *Request) runtime() (*libcni.RuntimeConf, error) {
-	args := [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", r.Namespace}, {"K8S_POD_NAME", r.Name}, {"K8S_POD_INFRA_CONTAINER_ID", r.Pod}, {"K8S_POD_UID", r.UID}}
-	for _, a := range args {
-		// CNI_ARGS is one string: a separator in a claimed name would be one more
-		// argument.
-		if strings.ContainsAny(a[1], ";=\n\x00") {
-			return nil, fmt.Errorf("%s %q: the characters ; and = cannot be told to a network plugin", a[0], a[1])
-		}
-	}
-	type mapping struct {
-		HostPort      uint16 `json:"hostPort"`
-		ContainerPort uint16 `json:"containerPort"`
-		Protocol      string `json:"protocol"`
-		HostIP        string `json:"hostIP,omitempty"`
-	}
-	var ports []mapping
-	for _, p := range r.Ports {
-		if p.HostPort != 0 {
-			ports = append(ports, mapping{p.HostPort, p.ContainerPort, strings.ToLower(p.Protocol), p.HostIP})
-		}
-	}
-	rt := &libcni.RuntimeConf{ContainerID: r.Pod, NetNS: r.NetNS, IfName: ifName, Args: args, CacheDir: r.CacheDir}
-	if len(ports) > 0 {
-		rt.CapabilityArgs = map[string]any{"portMappings": ports}
-	}
-	return rt, nil
-}
-
-// choose takes the first valid configuration by name.
-func (r *Request) choose() (*libcni.NetworkConfigList, error) {
-	files, err := libcni.ConfFiles(r.ConfDir, []string{".conflist", ".conf", ".json"})
-	if err != nil {
-		return nil, fmt.Errorf("network configuration: %w", err)
-	}
-	var problems []error
-	for _, f := range files {
-		list, err := load(f)
-		if err == nil {
-			return list, nil
-		}
-		problems = append(problems, err)
-	}
-	if len(problems) == 0 {
-		return nil, fmt.Errorf("no network configuration (*.conflist, *.conf, *.json) in %s: install a CNI network, or run the pod in the host's network", r.ConfDir)
-	}
-	return nil, errors.Join(problems...)
-}
-
-func load(file string) (*libcni.NetworkConfigList, error) {
-	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if err := trusted(file, int(f.Fd())); err != nil {
-		return nil, err
-	}
-	var list *libcni.NetworkConfigList
-	if strings.HasSuffix(file, ".conflist") {
-		list, err = libcni.NetworkConfFromFile(file)
-	} else {
-		var one *libcni.PluginConfig
-		b, rerr := os.ReadFile(file)
-		if rerr != nil {
-			return nil, rerr
-		}
-		if one, err = libcni.NetworkPluginConfFromBytes(b); err == nil {
-			if one.Network.Type == "" {
-				return nil, fmt.Errorf("%s: key \"type\" is missing", file)
-			}
-			list, err = libcni.ConfListFromConf(one)
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	if len(list.Plugins) == 0 {
-		return nil, fmt.Errorf("%s: no plugins", file)
-	}
-	return list, nil
-}
-
-// trusted refuses what another uid than root could have written.
-func trusted(name string, fd int) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return fmt.Errorf("fstat %s: %w", name, err)
-	}
-	if st.Uid != 0 || st.Mode&0o022 != 0 || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return fmt.Errorf("%s: mode %o of uid %d: want a regular file of root's that only root can write", name, st.Mode&0o7777, st.Uid)
-	}
-	return nil
-}
-
-// Text is an error on one line of at most 1 KiB.
-func Text(err error) string {
-	s := strings.Join(strings.Fields(err.Error()), " ")
-	return s[:min(len(s), 1000)]
-}
-
-// pluginError decodes what a failed plugin printed.
-func pluginError(out []byte, stderr string, err error) error {
-	e := &types.Error{}
-	if json.Unmarshal(out, e) == nil && e.Msg != "" {
-		return e
-	}
-	if stderr != "" {
-		return fmt.Errorf("%w: %s", err, stderr)
-	}
-	return err
 }
