@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/wire"
 	"github.com/postern-cri/postern/runtime/stats"
 	"github.com/postern-cri/postern/runtime/store"
@@ -130,6 +131,9 @@ const netFor = 5 * time.Second
 
 // network returns the interface counters of a pod.
 func (s *Server) network(ctx context.Context, p *store.Pod) netUsage {
+	if p.Network == plan.NamespaceNode {
+		return netUsage{} // the node's interfaces are not the pod's
+	}
 	u := &s.usage
 	u.mu.Lock()
 	n, ok := u.net[p.ID]

@@ -1,0 +1,126 @@
+package cri
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/postern-cri/postern/privsep/ceiling"
+	"github.com/postern-cri/postern/privsep/plan"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const testCeiling = `profile = "test"
+kubelet_root = "/var/lib/kubelet"
+
+[[host_path]]
+name = "data"
+path = "/srv/data"
+create = true
+
+[[host_path]]
+name = "inner"
+path = "/srv/data/inner"
+read_only = true
+
+[[log_root]]
+name = "pods"
+path = "/var/log/pods"
+
+[[cgroup_root]]
+name = "kubepods"
+path = "/kubepods"
+
+[class.restricted]
+capabilities = ["NET_BIND_SERVICE"]
+sysctls = ["net.ipv4.ping_group_range"]
+
+[class.system]
+capabilities = ["ALL"]
+host_network = true
+allow_privilege_escalation = true
+run_as_root = true
+unmasked_proc = true
+`
+
+func TestPlaces(t *testing.T) {
+	c, err := ceiling.Parse("test", []byte(testCeiling))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := CeilingPlaces{c}
+	for path, want := range map[string]plan.Place{
+		"/var/lib/kubelet/pods/u-1/volumes/x": {Root: plan.RootPodVolumes, Rel: "volumes/x"},
+		"/srv/data/x":                         {Root: plan.RootHostPath, Name: "data", Rel: "x"},
+		"/srv/data/inner/y":                   {Root: plan.RootHostPath, Name: "inner", Rel: "y"},
+	} {
+		got, makeDir, err := p.Mount("u-1", path)
+		if err != nil || got != want || makeDir != (want.Name == "data") {
+			t.Errorf("%s: %v %v %v", path, got, makeDir, err)
+		}
+	}
+	for _, path := range []string{"/etc/shadow", "/var/lib/kubelet/pods/u-2/volumes/x", "/srv/database", "/srv/data/../../etc"} {
+		if got, _, err := p.Mount("u-1", path); err == nil {
+			t.Errorf("%s: %v", path, got)
+		}
+	}
+	_, _, err = p.Mount("u-1", "/etc/shadow")
+	if got := badPlan("CreateContainer", err); status.Code(got) != codes.PermissionDenied {
+		t.Error(got)
+	}
+	var out *Outside
+	if _, err := p.CgroupParent("/elsewhere"); !errors.As(err, &out) {
+		t.Error(err)
+	}
+	if _, err := p.Device("/etc/passwd"); !errors.As(err, &out) {
+		t.Error(err)
+	}
+}
+
+func TestFit(t *testing.T) {
+	c, err := ceiling.Parse("test", []byte(testCeiling))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := CeilingPlaces{c}
+	pod := plan.PodPlan{Class: plan.Baseline, UID: "u", Network: plan.NamespacePod, PID: plan.NamespacePod, IPC: plan.NamespacePod}
+	p.FitPod(&pod)
+	if pod.Class != plan.Restricted || len(pod.Sysctls) != 1 || pod.Sysctls[0].Name != "net.ipv4.ping_group_range" {
+		t.Error(pod)
+	}
+	host := plan.PodPlan{Class: plan.System, UID: "u", Network: plan.NamespaceNode, PID: plan.NamespacePod, IPC: plan.NamespacePod}
+	p.FitPod(&host)
+	if host.Class != plan.System || len(host.Sysctls) != 0 {
+		t.Error(host)
+	}
+	none := plan.PodPlan{Class: plan.Baseline, UID: "u", Network: plan.NamespacePod, PID: plan.NamespaceNode, IPC: plan.NamespacePod}
+	p.FitPod(&none)
+	if none.Class != plan.Baseline {
+		t.Error("what fits nowhere keeps its class:", none.Class)
+	}
+	ctr := plan.Plan{Class: plan.Baseline, Args: []string{"x"}, NoNewPrivs: false, User: plan.User{UID: 5}}
+	p.FitContainer(&pod, &ctr)
+	if ctr.Class != plan.System {
+		t.Error(ctr.Class)
+	}
+}
+
+// TestShipped: every ceiling that is shipped admits the pods that it is for.
+func TestShipped(t *testing.T) {
+	for _, name := range []string{"restricted", "baseline", "conformance"} {
+		b, err := os.ReadFile("../../profiles/ceiling/" + name + ".toml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := ceiling.Parse(name, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pod := plan.PodPlan{Class: plan.System, UID: "u", Hostname: "h", Network: plan.NamespacePod, PID: plan.NamespaceContainer, IPC: plan.NamespacePod}
+		CeilingPlaces{c}.FitPod(&pod)
+		if d := c.CheckPod(&pod); d != nil || pod.Class != plan.Restricted {
+			t.Errorf("%s: class %d, %v", name, pod.Class, d)
+		}
+	}
+}
