@@ -184,6 +184,11 @@ func (p *PodPlan) code(c *wire.Coder) {
 	wire.Enum(c, &p.Network, NamespacePod, NamespaceNode)
 	wire.Enum(c, &p.PID, NamespacePod, NamespaceNode)
 	wire.Enum(c, &p.IPC, NamespacePod, NamespaceNode)
+	// Neither is anybody's "own" but the pod's or the host's: a third value would
+	// pass a check for the one and count as the other.
+	if p.Network == NamespaceContainer || p.IPC == NamespaceContainer {
+		c.Fail("network mode %d, ipc mode %d", p.Network, p.IPC)
+	}
 	c.Bool(&p.UserNS)
 	wire.ListOf(c, &p.UIDs, 16, 12, func(m *IDMap) { m.code(c) })
 	wire.ListOf(c, &p.GIDs, 16, 12, func(m *IDMap) { m.code(c) })
