@@ -142,8 +142,16 @@ func (m *Machine) copySelf() (*os.File, error) {
 }
 
 // Pause is the pause process: PID 1 of a pod. It drops everything, says so on
-// fd 4, waits for a byte on fd 3 and then reaps until it is killed.
-func Pause(empty string) error {
+// fd 4, waits for a byte on fd 3 and then reaps until it is killed. It does not
+// return.
+func Pause(empty string) {
+	if err := pause(empty); err != nil {
+		fmt.Fprintln(os.Stderr, "pause:", err)
+	}
+	os.Exit(1)
+}
+
+func pause(empty string) error {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	for _, step := range []func() error{
 		func() error { return unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, "") },

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -73,10 +74,7 @@ func MakeDirs(root int, rel string, symlinks bool) (int, error) {
 		if part == "" {
 			continue
 		}
-		err := unix.Mkdirat(dir, part, 0o755)
-		if err == nil {
-			err = unix.Fchmodat(dir, part, 0o755, 0) // the umask is 077; only root can have replaced it
-		}
+		err := mkdirat(dir, part)
 		unix.Close(dir)
 		if err != nil && err != unix.EEXIST {
 			return -1, &os.PathError{Op: "mkdirat", Path: rel, Err: err}
@@ -89,6 +87,23 @@ func MakeDirs(root int, rel string, symlinks bool) (int, error) {
 		}
 	}
 	return dir, nil
+}
+
+// mkdirat makes a directory of mode 0755 on a thread with a umask of its own:
+// the process's is 077, and to change the mode afterwards would mean to name a
+// directory that another may have replaced.
+func mkdirat(dir int, name string) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			unix.Umask(0o022)
+			err = unix.Mkdirat(dir, name, 0o755)
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 // Attr are attributes set on a staged tree.
