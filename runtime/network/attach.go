@@ -1,6 +1,7 @@
 package network
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -90,7 +91,7 @@ func (r *Request) add(ctx context.Context) ([]string, error) {
 	c, rt := r.cni(), r.runtimeConf()
 	adding, cancel := context.WithTimeout(ctx, addTimeout)
 	defer cancel()
-	result, err := c.AddNetworkList(adding, list, rt)
+	result, err := c.AddNetworkList(adding, needed(list, rt), rt)
 	var addresses []string
 	if err == nil {
 		addresses, err = addressesOf(result)
@@ -140,19 +141,40 @@ func (r *Request) del(ctx context.Context) error {
 	}
 	now, noConf := choose(r.ConfDir)
 	list, err := stored(c, now, rt)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if list == nil {
-		if noConf != nil {
-			return nil // never attached, and nothing to ask
-		}
+	case list != nil:
+		list = needed(list, rt)
+	case noConf != nil:
+		return nil // never attached, and nothing to ask
+	default:
 		list = now
 	}
 	if err := c.DelNetworkList(ctx, list, rt); err != nil {
 		return fmt.Errorf("network %s: %w", list.Name, err)
 	}
 	return nil
+}
+
+// needed leaves out the port mapper of a pod without host ports. It would do
+// nothing, but take its time for it: at DEL more than all the others together.
+func needed(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) *libcni.NetworkConfigList {
+	if rt.CapabilityArgs["portMappings"] != nil {
+		return list
+	}
+	short := *list
+	short.Plugins = nil
+	for _, p := range list.Plugins {
+		// Ports can be written into the configuration too, in principle.
+		if p.Network.Type != "portmap" || bytes.Contains(p.Bytes, []byte("runtimeConfig")) {
+			short.Plugins = append(short.Plugins, p)
+		}
+	}
+	if len(short.Plugins) == 0 {
+		return list
+	}
+	return &short
 }
 
 // stored returns the configuration that the pod was attached with; nil where it

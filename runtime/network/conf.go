@@ -101,14 +101,13 @@ func rootsOwn(f *os.File) error {
 // parse reads a list of plugins, or a single one as a list.
 func parse(name string, b []byte) (*libcni.NetworkConfigList, error) {
 	list, err := libcni.NetworkConfFromBytes(b)
+	if err != nil || len(list.Plugins) == 0 {
+		if one, e := libcni.NetworkPluginConfFromBytes(b); e == nil && one.Network.Type != "" {
+			list, err = libcni.ConfListFromConf(one)
+		}
+	}
 	if err != nil {
-		one, err2 := libcni.NetworkPluginConfFromBytes(b)
-		if err2 != nil || one.Network.Type == "" {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		if list, err = libcni.ConfListFromConf(one); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if len(list.Plugins) == 0 {
 		return nil, fmt.Errorf("%s: no plugins", name)

@@ -20,6 +20,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -83,6 +84,9 @@ func Main() int {
 	if in == nil || out == nil {
 		return 2
 	}
+	// A plugin must not be able to answer in our place.
+	syscall.CloseOnExec(requestFD)
+	syscall.CloseOnExec(answerFD)
 	var lines []string
 	b, err := io.ReadAll(io.LimitReader(in, maxRequest+1))
 	in.Close()

@@ -81,31 +81,32 @@ func (*runner) ExecPlugin(ctx context.Context, path string, input []byte, enviro
 		return nil, fmt.Errorf("plugin %s was ended: %w", filepath.Base(path), context.Cause(ctx))
 	}
 	if err == nil {
-		return stdout.Bytes(), nil
+		return stdout.buf.Bytes(), nil
 	}
 	said := types.Error{}
-	if json.Unmarshal(stdout.Bytes(), &said) != nil || said.Msg == "" {
-		said.Msg = fmt.Sprintf("plugin %s: %v: %s", filepath.Base(path), err, strings.TrimSpace(stderr.String()))
+	if json.Unmarshal(stdout.buf.Bytes(), &said) != nil || said.Msg == "" {
+		said.Msg = fmt.Sprintf("plugin %s: %v: %s", filepath.Base(path), err, strings.TrimSpace(stderr.buf.String()))
 	}
 	return nil, &said
 }
 
 // bounded is a buffer that takes so much. What is too long for it ends the
-// plugin, or is dropped where full is not set.
+// plugin, or is dropped where full is not set. It embeds nothing: io.Copy would
+// find bytes.Buffer's ReadFrom, which has no bound.
 type bounded struct {
-	bytes.Buffer
+	buf  bytes.Buffer
 	max  int
 	full context.CancelCauseFunc
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if room := b.max - b.Len(); len(p) > room {
+	if room := b.max - b.buf.Len(); len(p) > room {
 		if b.full != nil {
 			b.full(fmt.Errorf("its output is longer than %d bytes", b.max))
 			return 0, errors.New("output is too long")
 		}
-		b.Buffer.Write(p[:room])
+		b.buf.Write(p[:room])
 		return len(p), nil
 	}
-	return b.Buffer.Write(p)
+	return b.buf.Write(p)
 }
