@@ -83,14 +83,18 @@ func firstCause(errs []error) error {
 func (s *Server) layer(ctx context.Context, src *source, v *verifier, rec *record.Record, k int, slots chan struct{}, done *atomic.Int64) error {
 	l := rec.Layers[k]
 	s.mu.Lock()
-	if f := s.flights[l.DiffID]; f != nil {
+	for f := s.flights[l.DiffID]; f != nil; f = s.flights[l.DiffID] {
 		s.mu.Unlock()
 		select {
 		case <-f.done:
-			return f.err
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		if f.err == nil {
+			return nil
+		}
+		// The other pull failed, perhaps because nobody waited for it any more.
+		s.mu.Lock()
 	}
 	f := &flight{done: make(chan struct{})}
 	s.flights[l.DiffID] = f

@@ -117,6 +117,9 @@ func (s *Server) pull(ctx context.Context, r image.Request, progress func(image.
 	if v = d.v; d.err != nil {
 		return info, image.AsError(d.err)
 	}
+	busy := s.lockOf(manifest.Digest(job.Manifest))
+	busy.RLock()
+	defer busy.RUnlock()
 	rec, raw, missing, err := v.verify(encoded)
 	if err != nil {
 		q.facts.Image.Verification = &facts.Verification{Status: "failed"}

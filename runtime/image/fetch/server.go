@@ -38,6 +38,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	flights map[string]*flight
+	images  map[string]*sync.RWMutex // by manifest: pulls share, a removal is alone
 	busy    int
 	last    time.Time
 }
@@ -56,7 +57,7 @@ func NewServer(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{Options: o, store: st, flights: map[string]*flight{}, last: time.Now()}, nil
+	return &Server{Options: o, store: st, flights: map[string]*flight{}, images: map[string]*sync.RWMutex{}, last: time.Now()}, nil
 }
 
 // Serve answers connections until nobody has asked for Idle.
@@ -204,12 +205,35 @@ func (s *Server) remove(id string) error {
 	}
 	defer v.close()
 	for _, m := range manifests {
-		// The record goes first: from then on nothing can be created from the image.
-		if _, err := v.call(admit.Request{Op: "remove", Manifest: m}); err != nil {
+		if err := s.removeOne(v, m); err != nil {
 			return err
 		}
 	}
-	return s.store.drop(manifests...)
+	return nil
+}
+
+func (s *Server) removeOne(v *verifier, manifest string) error {
+	l := s.lockOf(manifest)
+	l.Lock()
+	defer l.Unlock()
+	// The record goes first: from then on nothing can be created from the image.
+	if _, err := v.call(admit.Request{Op: "remove", Manifest: manifest}); err != nil {
+		return err
+	}
+	return s.store.drop(manifest)
+}
+
+// lockOf keeps a removal from taking away what a pull of the same image has just
+// been told is there.
+func (s *Server) lockOf(manifest string) *sync.RWMutex {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.images[manifest]
+	if l == nil {
+		l = &sync.RWMutex{}
+		s.images[manifest] = l
+	}
+	return l
 }
 
 // sync clears what has no record and tells what the layers take.

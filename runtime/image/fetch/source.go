@@ -148,8 +148,8 @@ func classify(name string, err error) error {
 	var code errcode.ErrorCoder
 	coded := errors.As(err, &code)
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return image.Errorf(image.Unavailable, "%s: %v", name, err)
+	case errors.Is(err, context.Canceled):
+		return err // ours, not the registry's
 	case errors.As(err, &denied), coded && (code.ErrorCode() == errcode.ErrorCodeUnauthorized || code.ErrorCode() == errcode.ErrorCodeDenied):
 		return image.Errorf(image.AuthFailed, "%s: the registry wants other credentials: %v", name, err)
 	case notFound(err):
