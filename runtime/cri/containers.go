@@ -97,6 +97,9 @@ func (s *Server) create(ctx context.Context, pod *store.Pod, c *cri.ContainerCon
 	claims := s.claims(ctx, method)
 	claimPod(&claims, pod)
 	claimContainer(&claims, ctr)
+	if _, err := plan.EncodeClaims(claims); err != nil {
+		return "", badPlan(method, err)
+	}
 	a, err := s.helper.CtrCreate(ctx, pod.ID, p, claims)
 	if err != nil {
 		return "", err

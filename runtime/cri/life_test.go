@@ -157,6 +157,17 @@ func TestHelperRefuses(t *testing.T) {
 	}
 }
 
+// TestTooLarge: what does not fit in a message is the caller's mistake, and not
+// a reason to try again for ever.
+func TestTooLarge(t *testing.T) {
+	w := newWorld(t)
+	r := podRequest("web")
+	r.Config.Annotations = map[string]string{"a": string(bytes.Repeat([]byte("x"), 1<<17))}
+	if _, err := w.runtime.RunPodSandbox(t.Context(), r); status.Code(err) != codes.InvalidArgument {
+		t.Error(err)
+	}
+}
+
 func TestExecSync(t *testing.T) {
 	w := newWorld(t)
 	_, ctr := w.runPod(t, "web")

@@ -41,6 +41,9 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest)
 	}
 	claims := s.claims(ctx, method)
 	claimPod(&claims, pod)
+	if _, err := plan.EncodeClaims(claims); err != nil {
+		return nil, badPlan(method, err)
+	}
 	taken := func() error {
 		return status.Errorf(codes.AlreadyExists, "a pod %s/%s (uid %s, attempt %d) exists already or is being made by another request", m.Namespace, m.Name, m.Uid, m.Attempt)
 	}
