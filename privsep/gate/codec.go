@@ -2,6 +2,7 @@ package gate
 
 import (
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/postern-cri/postern/privsep/wire"
 )
@@ -57,14 +58,20 @@ func (d *Decision) code(c *wire.Coder) {
 // clip shortens what a policy author wrote to what the codec carries.
 func (d *Decision) clip() {
 	for _, s := range []*string{&d.ID, &d.Revision, &d.InputSHA256, &d.Rule, &d.Message, &d.Field, &d.Remedy} {
-		if len(*s) > maxText {
-			*s = (*s)[:maxText-4]
-			for len(*s) > 0 && (*s)[len(*s)-1]&0xc0 == 0x80 { // not in the middle of a rune
-				*s = (*s)[:len(*s)-1]
-			}
-			*s = (*s)[:max(0, len(*s)-1)] + "..."
-		}
+		*s = clip(*s)
 	}
+}
+
+// clip cuts s to what the codec carries, never in the middle of a rune.
+func clip(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	n := maxText - len("...")
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "..."
 }
 
 type commit struct {

@@ -6,6 +6,7 @@ import (
 	"log"
 	"net"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -60,7 +61,9 @@ func ServeAudit(l *seqpacket.Listener, peer Peer, write func(role string, stage 
 		seq, err := write(role, m.stage, m.payload, m.async)
 		done := committed{ok: err == nil, seq: seq}
 		if err != nil {
-			done.problem = err.Error()[:min(len(err.Error()), maxText)]
+			// Whatever it says, it must arrive: without an answer the asker would
+			// try again.
+			done.problem = clip(strings.ReplaceAll(strings.ToValidUTF8(err.Error(), "?"), "\x00", "?"))
 		}
 		return done.code, nil
 	})
