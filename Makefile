@@ -11,7 +11,7 @@ TAGS := containers_image_openpgp
 STATIC := postern postern-init postern-helper posternd postern-streamd postern-logd postern-policyd postern-imaged postern-auditd postern-cni
 LDFLAGS := -s -w
 
-.PHONY: all build tools demo test check fuzz bench clean deps-build deps-run vet staticcheck format
+.PHONY: all build tools testbin demo test check fuzz bench clean deps-build deps-run vet staticcheck format
 all: build
 
 deps-build:
@@ -29,8 +29,12 @@ bin/tools/crictl: test/tools/go.mod
 	@mkdir -p bin/tools; echo "building crictl (pinned in test/tools/go.mod)"
 	@cd test/tools && CGO_ENABLED=0 $(GO) build -o ../../bin/tools/crictl sigs.k8s.io/cri-tools/cmd/crictl
 tools: bin/tools/crictl
+# The registry of the demo and the tests, and the front end that attacks.
+testbin:
+	@mkdir -p bin/test
+	CGO_ENABLED=0 $(GO) build -tags $(TAGS) -o bin/test/ ./test/cmd/... ./test/hostile
 
-demo: build deps-run tools
+demo: build deps-run tools testbin
 	@test/demo/demo.sh
 
 format:
@@ -42,7 +46,7 @@ staticcheck: deps-build
 check: format vet staticcheck
 	$(GO) test -count=1 ./test/repo/... ./policy/rego/...
 
-test: build deps-run tools check
+test: build deps-run tools testbin check
 	test/test.sh
 
 fuzz: deps-build

@@ -3,8 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then echo "make test needs root: the tests use the real kernel features" >&2; exit 1; fi
-mkdir -p bin/test
-CGO_ENABLED=0 go build -tags containers_image_openpgp -o bin/test/ ./test/cmd/... ./test/hostile
 pkgs=("$@"); [ $# -gt 0 ] || pkgs=(./...)
 set +e
 go test -json -count=1 -p 2 -timeout 20m -tags containers_image_openpgp,seccomp "${pkgs[@]}" | bin/test/report test/skips.txt

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"os/signal"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/privsep/ceiling"
 	"github.com/postern-cri/postern/privsep/confine"
@@ -16,6 +19,7 @@ import (
 	"github.com/postern-cri/postern/privsep/keeper"
 	"github.com/postern-cri/postern/privsep/layout"
 	"github.com/postern-cri/postern/privsep/machine"
+	"github.com/postern-cri/postern/privsep/mount"
 	"github.com/postern-cri/postern/privsep/seqpacket"
 )
 
@@ -76,5 +80,16 @@ func run(l layout.Layout) error {
 	if err != nil {
 		return err
 	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, unix.SIGTERM)
+	go func() {
+		<-stop // init stops the front end first: no request is under way
+		if h.Idle() {
+			if err := mount.Unmount(l.Box()); err != nil {
+				log.Println("postern-helper:", err)
+			}
+		}
+		os.Exit(0)
+	}()
 	return h.Serve(listener)
 }

@@ -34,11 +34,19 @@ func first(checks ...*wire.Denial) *wire.Denial {
 	return nil
 }
 
+// row returns the row of a class. Where the ceiling has no such class, the denial
+// comes with the widest row below it: what that one lacks explains more.
 func (c *Ceiling) row(class plan.Class) (*Row, *wire.Denial) {
 	if r := c.Classes[class]; r != nil {
 		return r, nil
 	}
-	return nil, deny("CEIL-CLASS", "class", "ask for less, or add the class to ceiling.toml", "ceiling %q has no class %s", c.Profile, className(class))
+	below := &Row{}
+	for k := plan.Restricted; k < class; k++ {
+		if r := c.Classes[k]; r != nil {
+			below = r
+		}
+	}
+	return below, deny("CEIL-CLASS", "class", "ask for less, or add the class to ceiling.toml", "ceiling %q has no class %s", c.Profile, className(class))
 }
 
 func className(class plan.Class) string {
@@ -52,12 +60,9 @@ func className(class plan.Class) string {
 
 // CheckPod holds a pod's plan against the ceiling.
 func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
-	r, d := c.row(p.Class)
-	if d != nil {
-		return d
-	}
+	r, noClass := c.row(p.Class)
 	node := func(m plan.NamespaceMode) bool { return m == plan.NamespaceNode }
-	d = first(
+	d := first(
 		need(r.HostNetwork, node(p.Network), "CEIL-HOSTNET", "network", "the host's network namespace"),
 		need(r.HostPID, node(p.PID), "CEIL-HOSTPID", "pid", "the host's PID namespace"),
 		need(r.HostIPC, node(p.IPC), "CEIL-HOSTIPC", "ipc", "the host's IPC namespace"),
@@ -69,6 +74,13 @@ func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
 	)
 	if d != nil {
 		return d
+	}
+	if dir, _, ok := c.Root(p.Logs); ok && dir != "/" {
+		// The kubelet names a pod's log directory namespace_name_uid. Bound to the
+		// uid, no pod can have its log appended to another's.
+		if top, _, _ := strings.Cut(p.Logs.Rel, "/"); p.UID == "" || !strings.HasSuffix(top, "_"+p.UID) {
+			return deny("CEIL-LOGDIR", "logs", "name it <namespace>_<name>_<uid>, as the kubelet does", "log directory %q does not end in the pod's uid", p.Logs.Rel)
+		}
 	}
 	if p.UID == "" {
 		return deny("CEIL-UID", "uid", "send the pod's uid", "a pod without a uid: its volumes could be any pod's")
@@ -92,7 +104,7 @@ func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
 			return deny("CEIL-HOSTPORT", "ports", "use a Service, or widen host_port_min and host_port_max in ceiling.toml", "host port %d is not allowed", m.HostPort)
 		}
 	}
-	return nil
+	return noClass
 }
 
 // namespaced are the sysctls that a namespace keeps apart, by the namespace.
@@ -132,14 +144,11 @@ func (c *Ceiling) knownRoot(p plan.Place, want plan.RootKind, field string) *wir
 
 // CheckContainer holds a container's plan against the ceiling.
 func (c *Ceiling) CheckContainer(pod *plan.PodPlan, p *plan.Plan) *wire.Denial {
-	r, d := c.row(p.Class)
-	if d != nil {
-		return d
-	}
+	r, noClass := c.row(p.Class)
 	if extra := (p.CapsBounding | p.CapsAmbient) &^ r.Capabilities; extra != 0 {
 		return deny("CEIL-CAPS", "capabilities", "drop them, or list them in capabilities of the class in ceiling.toml", "capabilities %s are not allowed", capabilityNames(extra))
 	}
-	d = first(
+	d := first(
 		need(r.Privileged && pod.Privileged, p.Privileged, "CEIL-PRIV", "privileged", "a privileged container"),
 		need(r.PrivilegeEscalation, !p.NoNewPrivs, "CEIL-NNP", "no_new_privs", "privilege escalation (no_new_privs off)"),
 		need(r.RunAsRoot || pod.UserNS, p.User.UID == 0, "CEIL-ROOTUSER", "user", "uid 0"),
@@ -182,7 +191,7 @@ func (c *Ceiling) CheckContainer(pod *plan.PodPlan, p *plan.Plan) *wire.Denial {
 			return deny("CEIL-RLIMIT", "rlimits", "use a name of getrlimit(2) and soft <= hard", "rlimit %q %d:%d", l.Name, l.Soft, l.Hard)
 		}
 	}
-	return nil
+	return noClass
 }
 
 var rlimits = strings.Fields("as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack")

@@ -56,7 +56,7 @@ func (h *Helper) createCtr(c *ctr) error {
 	if stopped {
 		return &answerError{fail(wire.Invalid, "the pod is stopped")}
 	}
-	s := subject{method: "CreateContainer", class: gate.ClassCreate, pod: c.Pod, ctr: c.ID, claims: &c.claims, planSHA256: sum(c.Plan), image: c.plan.Image}
+	s := subject{method: methodCreate, class: gate.ClassCreate, pod: c.Pod, ctr: c.ID, claims: &c.claims, planSHA256: sum(c.Plan), image: c.plan.Image}
 	no := h.Ceiling.CheckContainer(&podPlan, &c.plan)
 	var records map[string]*record.Record
 	var recordBytes []byte

@@ -86,6 +86,13 @@ func (h *Helper) Serve(l *seqpacket.Listener) error {
 	}
 }
 
+// Idle tells whether nothing is left that a next helper would have to find.
+func (h *Helper) Idle() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.pods)+len(h.ctrs) == 0
+}
+
 // penalty slows a client down whose connections ended by violations: the sign of
 // an attack, or of a bug that is one.
 type penalty struct {

@@ -21,6 +21,9 @@ const (
 	teardownTimeout = 500 * time.Millisecond
 )
 
+// methodCreate is the one method that can keep obligations.
+const methodCreate = "CreateContainer"
+
 // subject names what a request is about.
 type subject struct {
 	method     string
@@ -95,6 +98,10 @@ func (h *Helper) judge(s subject, no *wire.Denial, sections ...gate.Section) (*j
 		return nil, j.refuse(&wire.Denial{By: "policy", Rule: d.Rule, Message: d.Message, Field: d.Field, Remedy: d.Remedy, DecisionID: d.ID, Revision: d.Revision, More: d.More})
 	}
 	j.decision = d
+	if d.Obligations != (gate.Obligations{}) && s.method != methodCreate && s.class != gate.ClassTeardown {
+		// A yes under a condition that cannot be met is a no.
+		return nil, j.refuse(&wire.Denial{By: "policy", Rule: "POLICY-OBLIGATION", Message: "policy demands an obligation that only a create can keep", Remedy: "have the rule deny instead", DecisionID: d.ID, Revision: d.Revision})
+	}
 	if s.class == gate.ClassRead { // reads are decided; their records are the front end's aggregates
 		return j, nil
 	}

@@ -39,13 +39,9 @@ func (h *Helper) createPod(p *pod) error {
 	p.op.Lock()
 	defer p.op.Unlock()
 	h.mu.Lock()
-	full := int64(len(h.pods)) >= h.Ceiling.MaxPods
-	if !full {
-		h.pods[p.ID] = p // before the effect: teardown and recovery can find it
-	}
+	err = h.admit(p)
 	h.mu.Unlock()
-	if full {
-		err = &answerError{fail(wire.Exhausted, "%d pods are the most that ceiling.toml allows (max_pods)", h.Ceiling.MaxPods)}
+	if err != nil {
 		j.done(err)
 		return err
 	}
@@ -61,6 +57,22 @@ func (h *Helper) createPod(p *pod) error {
 		h.teardown(p)
 	}
 	return err
+}
+
+// admit puts a pod on the list, before the effect: teardown and recovery can find
+// it there. The lock is held.
+func (h *Helper) admit(p *pod) error {
+	if int64(len(h.pods)) >= h.Ceiling.MaxPods {
+		return &answerError{fail(wire.Exhausted, "%d pods are the most that ceiling.toml allows (max_pods)", h.Ceiling.MaxPods)}
+	}
+	for _, other := range h.pods {
+		// The uid names the volumes: a second live pod of it would share them.
+		if other.plan.UID == p.plan.UID && !other.Stopped {
+			return &answerError{fail(wire.Exists, "pod %s has the uid %s and is not stopped", other.ID, p.plan.UID)}
+		}
+	}
+	h.pods[p.ID] = p
+	return nil
 }
 
 // teardown removes a pod. Where its network cannot be torn down now, the pod

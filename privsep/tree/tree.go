@@ -73,7 +73,8 @@ func Run(config string, state int, args []string) error {
 	}
 	got := make(chan os.Signal, 16)
 	signal.Notify(got, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGUSR2)
-	signal.Ignore(unix.SIGHUP)
+	// Caught and dropped, not ignored: containers would inherit that.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
 	go func() {
 		for s := range got {
 			if s != unix.SIGCHLD { // the loop looks for the dead in every turn

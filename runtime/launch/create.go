@@ -80,7 +80,9 @@ func (o *operation) stdio(p *libcontainer.Process, tty bool) {
 
 // config translates request and plan to libcontainer's configuration.
 func (o *operation) config() (*configs.Config, error) {
+	umask := uint32(0o022) // ours is 077: the daemons', not the workload's
 	cfg := &configs.Config{
+		Umask:           &umask,
 		Rootfs:          o.Rootfs,
 		Readonlyfs:      o.Plan.ReadOnlyRootfs,
 		NoNewPrivileges: o.Plan.NoNewPrivs,

@@ -61,7 +61,7 @@ type pod struct {
 
 func (r *runtimeUnderTest) config(n int) *cri.PodSandboxConfig {
 	uid := fmt.Sprintf("bench-%s-%d", r.name, n)
-	dir := filepath.Join(r.logDir, uid)
+	dir := filepath.Join(r.logDir, "bench_"+uid+"_"+uid)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		log.Fatal(err)
 	}

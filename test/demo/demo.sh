@@ -5,18 +5,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ "${1:-}" != --inside ]; then exec unshare --mount --net --propagation slave -- "$0" --inside; fi
-bin=$PWD/bin; crictl=$bin/tools/crictl; t=$(mktemp -d /tmp/postern-demo.XXXXXX); chmod 711 "$t"; pids=(); started=$SECONDS
+bin=$PWD/bin; crictl=$bin/tools/crictl; t=$(mktemp -d /tmp/postern-demo.XXXXXX); chmod 711 "$t"; pids=(); started=$SECONDS; logs=/var/log/pods
 bold() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 ok() { printf 'ok   %s\n' "$*"; }
 die() { printf 'FAIL %s\n' "$*" >&2; for f in "$t"/*/log/*.log; do [ -s "$f" ] && { echo "--- $f"; tail -n 15 "$f"; }; done >&2; exit 1; }
-show() { printf '     $ %s\n' "$*"; }
+show() { local w="$*"; w=${w/#c /crictl }; w=${w/#cri b /crictl }; w=${w/#cri c /crictl }; printf '     $ %s\n' "${w//$bin/bin}"; }
 # expect PATTERN COMMAND...: the command's output must match; expect_no wants it to fail as well.
-expect() { local want=$1 out; shift; show "${@/#$bin\//}" ; out=$("$@" 2>&1) || die "exit $? of: $* : $out"; grep -qE -- "$want" <<<"$out" || die "wanted /$want/, got: $out"; sed 's/^/       /' <<<"$out" | tail -n "${LINES_SHOWN:-6}"; }
-refused() { local want=$1 out; shift; show "${@/#$bin\//}"; if out=$("$@" 2>&1); then die "was not refused: $*: $out"; fi; grep -qE -- "$want" <<<"$out" || die "refused, but wanted /$want/, got: $out"; sed 's/^/       /' <<<"$out" | tail -n 3 | cut -c -900; }
+expect() { local want=$1 out; shift; show "$@" ; out=$("$@" 2>&1) || die "exit $? of: $* : $out"; grep -qE -- "$want" <<<"$out" || die "wanted /$want/, got: $out"; sed 's/^/       /' <<<"$out" | tail -n "${LINES_SHOWN:-6}"; }
+refused() { local want=$1 out; shift; show "$@"; if out=$("$@" 2>&1); then die "was not refused: $*: $out"; fi; grep -qE -- "$want" <<<"$out" || die "refused, but wanted /$want/, got: $out"; sed 's/^/       /' <<<"$out" | tail -n 3 | cut -c -900; }
 wait_for() { for _ in $(seq 200); do "$@" >/dev/null 2>&1 && return; sleep 0.05; done; die "timed out: $*"; }
-cleanup() { set +e; for p in "${pids[@]}"; do kill -TERM "$p" 2>/dev/null; done; for p in "${pids[@]}"; do wait "$p" 2>/dev/null; done; [ -n "${KEEP:-}" ] || rm -rf --one-file-system "$t"; }
+cleanup() { set +e; rm -rf "$logs"/demo_*_demo-*-uid; for r in a b c; do [ -S "$t/$r/run/postern.sock" ] && "$crictl" -c "$t/crictl.yaml" -r "unix://$t/$r/run/postern.sock" rmp -fa >/dev/null 2>&1; done; for p in "${pids[@]}"; do kill -TERM "$p" 2>/dev/null; done; for p in "${pids[@]}"; do wait "$p" 2>/dev/null; done; [ -n "${KEEP:-}" ] || rm -rf --one-file-system "$t"; }
 trap cleanup EXIT
-ip link set lo up
+ip link set lo up; echo 'timeout: 30' > "$t/crictl.yaml"; cri() { "$crictl" -c "$t/crictl.yaml" -r "unix://$t/$1/run/postern.sock" "${@:2}"; }
 
 bold "A registry on loopback: one image signed with the demo key, one unsigned, one signed with another key"
 "$bin/test/registry" --addr 127.0.0.1:0 --dir "$t/registry" & pids+=($!)
@@ -46,10 +46,8 @@ scope = ["$reg/**"]
 threshold = { of = ["demo"], need = 1 }
 T
 sed 's/^/       /' "$t/a/etc/trust.toml"
-up() { "$bin/postern" up --root "$1" --profile baseline --config "$2" > "$1.out" 2>&1 & pids+=($!); uppid=$!; wait_for "$crictl" -r "unix://$1/run/postern.sock" version; }
-c() { "$crictl" -r "unix://$t/a/run/postern.sock" "$@"; }
-cc() { expect "$1" "$crictl" -r "unix://$t/a/run/postern.sock" "${@:2}"; }
-ccno() { refused "$1" "$crictl" -r "unix://$t/a/run/postern.sock" "${@:2}"; }
+up() { "$bin/postern" up --root "$1" --profile baseline --config "$2" > "$1.out" 2>&1 & pids+=($!); uppid=$!; wait_for cri "$(basename "$1")" version; }
+c() { cri a "$@"; }; cc() { expect "$1" c "${@:2}"; }; ccno() { refused "$1" c "${@:2}"; } # shown as "c", which is crictl on the first tree
 
 bold "postern up --profile baseline"
 show "bin/postern up --root $t/a --profile baseline --config $t/postern.toml"
@@ -72,18 +70,17 @@ ok "the registry's access log has no layer of either"
 
 bold "Run a pod from it"
 pod() { cat <<P
-{"metadata":{"name":"$1","namespace":"demo","uid":"$1-uid","attempt":0},"hostname":"$1","log_directory":"$t/a/pods/$1","linux":{"security_context":{"namespace_options":{"network":0,"pid":1,"ipc":0}${2:-}}}}
+{"metadata":{"name":"$1","namespace":"demo","uid":"demo-$1-uid","attempt":0},"hostname":"$1","log_directory":"$logs/demo_$1_demo-$1-uid","linux":{"cgroup_parent":"/postern","security_context":{"namespace_options":{"network":0,"pid":1,"ipc":0}${2:-}}}}
 P
 }
 ctr() { cat <<P
 {"metadata":{"name":"web"},"image":{"image":"$reg/demo/signed:1"},"command":["/bin/sh","-c"],"args":["echo hello from the pod; echo to stderr >&2; mkdir -p /tmp/www; echo it works > /tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www"],"log_path":"web.log","linux":{"resources":{"memory_limit_in_bytes":67108864},"security_context":{"namespace_options":{"network":0,"pid":1,"ipc":0}${1:-}}}${2:-}}
 P
 }
-mkdir -p /var/log/pods; logs=/var/log/pods/postern-demo.$$; trap 'rm -rf "$logs"; cleanup' EXIT
-pod web | sed "s|$t/a/pods|$logs|" > "$t/pod.json"; ctr > "$t/ctr.json"
+pod web > "$t/pod.json"; ctr > "$t/ctr.json"
 show "crictl runp pod.json; crictl create; crictl start"
-p=$(c runp "$t/pod.json") || die runp; k=$(c create "$p" "$t/ctr.json" "$t/pod.json") || die create; c start "$k" >/dev/null || die start
-cc 'web' ps; cc '"ip": "10.222' inspectp "$p" >/dev/null; wait_for bash -c "$crictl -r unix://$t/a/run/postern.sock logs $k 2>/dev/null | grep -q hello"
+p=$(c runp "$t/pod.json" 2>/dev/null) || die runp; k=$(c create "$p" "$t/ctr.json" "$t/pod.json" 2>/dev/null) || die create; c start "$k" >/dev/null || die start
+cc 'web' ps; cc '"ip": "10.222' inspectp "$p" >/dev/null; said() { c logs "$k" 2>/dev/null | grep -q hello; }; wait_for said
 cc 'hello from the pod' logs "$k"
 
 bold "exec: not root's capabilities, a seccomp filter, no inheritable capability"
@@ -96,24 +93,30 @@ c port-forward "$p" 18080:8080 >/dev/null 2>&1 & pf=$!; pids+=($pf); wait_for cu
 expect 'it works' curl -fsS http://127.0.0.1:18080/; kill $pf; wait $pf 2>/dev/null || true
 
 bold "A privileged pod is refused: rule, field and remedy"
-pod evil ',"privileged":true' | sed "s|$t/a/pods|$logs|" > "$t/evil.json"
-ccno 'denied.*privileged' runp "$t/evil.json"
-c create "$p" <(ctr ',"privileged":true') "$t/pod.json" >/dev/null 2>&1 && die "a privileged container was created"; ok "and so is a privileged container in a harmless pod"
+pod evil ',"privileged":true' > "$t/evil.json"
+ccno 'ceiling denied RunPodSandbox: CEIL-PRIV .*privileged.* Fix: ' runp "$t/evil.json"
+ctr ',"privileged":true' > "$t/evilctr.json"; sed -i 's/"name":"web"/"name":"evil"/' "$t/evilctr.json"
+ccno 'privileged: the pod was not created as privileged' create "$p" "$t/evilctr.json" "$t/pod.json"
+
+bold "The same under the widest ceiling: there the policy refuses it"
+config "[ceiling]
+file = \"$PWD/profiles/ceiling/conformance.toml\"" > "$t/c.toml"; mkdir -p "$t/c/etc"; cp -r "$t/a/etc/trust.toml" "$t/a/etc/trust.d" "$t/c/etc/"
+up "$t/c" "$t/c.toml"; refused 'policy denied RunPodSandbox: PSS-B-PRIV.* Fix: .*decision' cri c runp "$t/evil.json"
+kill -TERM "$uppid"; wait "$uppid" || die "postern up exited with $?"
 
 bold "A host path outside the ceiling is refused by the helper even under an allow-all policy"
 config $'[policy]\npack = "allow-all"' > "$t/b.toml"; mkdir -p "$t/b/etc"; cp -r "$t/a/etc/trust.toml" "$t/a/etc/trust.d" "$t/b/etc/"
-up "$t/b" "$t/b.toml"; second=$uppid; b() { "$crictl" -r "unix://$t/b/run/postern.sock" "$@"; }
-b pull "$reg/demo/signed:1" >/dev/null; pb=$(b runp "$t/pod.json") || die "runp under allow-all"
-ctr "" ',"x":0' >/dev/null; ctr | sed 's|"log_path"|"mounts":[{"host_path":"/etc","container_path":"/host"}],"log_path"|' > "$t/mount.json"
-refused 'ceiling' "$crictl" -r "unix://$t/b/run/postern.sock" create "$pb" "$t/mount.json" "$t/pod.json"
-expect 'CEIL-' "$bin/test/hostile" --root "$t/b" host-path
-b rmp -fa >/dev/null 2>&1; kill -TERM $second; wait $second 2>/dev/null || true
+up "$t/b" "$t/b.toml"; cri b pull "$reg/demo/signed:1" >/dev/null; pb=$(cri b runp "$t/pod.json" 2>/dev/null) || die "runp under allow-all"
+ctr | sed 's|"log_path"|"mounts":[{"host_path":"/etc","container_path":"/host"}],"log_path"|' > "$t/mount.json"
+refused '/etc' cri b create "$pb" "$t/mount.json" "$t/pod.json"
+expect 'CEIL-MOUNT' "$bin/test/hostile" --root "$t/b" host-path
+cri b rmp -fa >/dev/null 2>&1; kill -TERM "$uppid"; wait "$uppid" || die "postern up exited with $?"
 
 bold "A raw client that speaks to the helper's socket as posternd would"
 expect 'IMG-NORECORD' "$bin/test/hostile" --root "$t/a" unverified-image
 
 bold "The audit trail of all this"
-show "bin/postern audit tail --root $t/a -n 200 --denied"; LINES_SHOWN=12 expect 'PSS-B-PRIV' "$bin/postern" audit tail --root "$t/a" -n 400 --denied
+show "bin/postern audit tail --root $t/a -n 200 --denied"; LINES_SHOWN=12 expect 'CEIL-PRIV' "$bin/postern" audit tail --root "$t/a" -n 400 --denied
 expect 'records' "$bin/postern" audit verify --root "$t/a"
 cp -r "$t/a/lib/audit" "$t/tampered"; seg=$(ls "$t/tampered"/*.wal | head -n 1)
 at=$(($(stat -c %s "$seg") / 2)); old=$(dd if="$seg" bs=1 skip=$at count=1 status=none | od -An -tu1); printf "\\$(printf %o $((old ^ 1)))" | dd of="$seg" bs=1 seek=$at conv=notrunc status=none

@@ -15,10 +15,13 @@ func ownNamespaces() *cri.NamespaceOption {
 	return &cri.NamespaceOption{Network: cri.NamespaceMode_POD, Pid: cri.NamespaceMode_CONTAINER, Ipc: cri.NamespaceMode_POD}
 }
 
+// logDir is named as the kubelet names it: the ceiling insists on that.
+func (tr *tree) logDir(pod string) string { return tr.logs + "_" + pod + "_" + pod + "-uid" }
+
 func (tr *tree) podConfig(name string) *cri.PodSandboxConfig {
 	return &cri.PodSandboxConfig{
 		Metadata: &cri.PodSandboxMetadata{Name: name, Namespace: "e2e", Uid: name + "-uid"},
-		Hostname: name, LogDirectory: filepath.Join(tr.logs, name),
+		Hostname: name, LogDirectory: tr.logDir(name),
 		Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: ownNamespaces()}},
 	}
 }
@@ -109,7 +112,7 @@ func (tr *tree) exited(ctr string, code int32) {
 
 // logLines returns the container's log without time stamps.
 func (tr *tree) logLines(pod, ctr string) []string {
-	b, err := os.ReadFile(filepath.Join(tr.logs, pod, ctr+".log"))
+	b, err := os.ReadFile(filepath.Join(tr.logDir(pod), ctr+".log"))
 	if err != nil {
 		return nil
 	}

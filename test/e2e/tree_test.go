@@ -94,9 +94,6 @@ func startTree(t *testing.T, profile, extra string) *tree {
 		t.Fatal(err)
 	}
 	tr := &tree{t: t, root: filepath.Join(dir, "p"), regDir: filepath.Join(dir, "registry"), logs: fmt.Sprintf("/var/log/pods/postern-e2e.%d.%s", os.Getpid(), filepath.Base(dir))}
-	if err := os.MkdirAll(tr.logs, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	reg := exec.Command(filepath.Join(bin, "test/registry"), "--addr", "127.0.0.1:0", "--dir", tr.regDir)
 	reg.Stderr = os.Stderr
 	if err := reg.Start(); err != nil {
@@ -105,7 +102,11 @@ func startTree(t *testing.T, profile, extra string) *tree {
 	t.Cleanup(func() {
 		reg.Process.Signal(syscall.SIGTERM)
 		reg.Wait()
-		os.RemoveAll(tr.logs)
+		if dirs, err := filepath.Glob(tr.logs + "_*"); err == nil {
+			for _, d := range dirs {
+				os.RemoveAll(d)
+			}
+		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("removing the test's directory: %v", err)
 		}
