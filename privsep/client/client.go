@@ -201,7 +201,7 @@ func (c *Client) call(ctx context.Context, verb wire.Verb, req wire.Message, ans
 		}
 		stop := context.AfterFunc(ctx, func() { k.SetDeadline(time.Unix(1, 0)) })
 		got, err := k.exchange(end, verb, req, ans, maxFDs, fds...)
-		stop()
+		quiet := stop()
 		if err != nil {
 			k.Close()
 			if reused && errors.Is(err, unix.EPIPE) {
@@ -212,7 +212,11 @@ func (c *Client) call(ctx context.Context, verb wire.Verb, req wire.Message, ans
 			}
 			return nil, fmt.Errorf("the helper did not answer: %w", err)
 		}
-		c.put(k)
+		if quiet {
+			c.put(k)
+		} else { // cancelled just now: somebody may still shorten its deadline
+			k.Close()
+		}
 		if o := ans.Outcome(); o.Code != wire.OK {
 			seqpacket.CloseAll(got)
 			return nil, &Error{Verb: verb, Code: o.Code, Message: o.Message, Denial: o.Denial}
