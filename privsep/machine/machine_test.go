@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,6 +29,8 @@ import (
 	"github.com/postern-cri/postern/runtime/image/convert"
 )
 
+const inside = "POSTERN_MACHINE_INSIDE"
+
 var binDir string
 
 func TestMain(m *testing.M) {
@@ -36,6 +39,16 @@ func TestMain(m *testing.M) {
 	}
 	if os.Getuid() != 0 {
 		fmt.Println("SKIP: namespaces, mounts and cgroups need root")
+		os.Exit(0)
+	}
+	if os.Getenv(inside) == "" { // the network plugins make bridges: not on this machine
+		cmd := exec.Command(os.Args[0], os.Args[1:]...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		cmd.Env = append(os.Environ(), inside+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET}
+		if err := cmd.Run(); err != nil {
+			os.Exit(1)
+		}
 		os.Exit(0)
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -50,6 +63,12 @@ func TestMain(m *testing.M) {
 	build.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Printf("building postern-launch: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	build = exec.Command("go", "build", "-trimpath", "-o", dir+"/postern-cni", "../../cmd/postern-cni")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Printf("building postern-cni: %v\n%s", err, out)
 		os.Exit(1)
 	}
 	code := m.Run()
@@ -86,7 +105,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, l: layout.New(dir), host: dir + "/host", kept: map[string][]int{}, meta: map[string]logRequest{}, watch: map[string]int{}}
-	for _, d := range []string{r.l.Etc, r.l.Run + "/sock", r.l.Lib, r.l.Records(), r.l.Layers(), r.host, dir + "/logs", dir + "/kubelet/pods/uid-1/volumes"} {
+	for _, d := range []string{r.l.Etc, r.l.Run + "/sock", r.l.Lib, r.l.Records(), r.l.Layers(), r.host, dir + "/cni", dir + "/logs", dir + "/kubelet/pods/uid-1/volumes"} {
 		r.must(os.MkdirAll(d, 0o755))
 	}
 	r.must(os.Chmod(dir, 0o755))
@@ -95,6 +114,9 @@ func newRig(t *testing.T) *rig {
 profile = "test"
 kubelet_root = %q
 max_pids = 100
+[network]
+conf_dir = %q
+bin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]
 [class.system]
 [[host_path]]
 name = "data"
@@ -107,7 +129,7 @@ path = %q
 [[cgroup_root]]
 name = "test"
 path = "/postern-test-%d"
-`, dir+"/kubelet", r.host, dir+"/logs", os.Getpid())))
+`, dir+"/kubelet", dir+"/cni", r.host, dir+"/logs", os.Getpid())))
 	r.must(err)
 	a, b, err := seqpacket.Pair()
 	r.must(err)
@@ -527,5 +549,58 @@ func TestFeatures(t *testing.T) {
 	r := newRig(t)
 	if v, bits := r.m.Features(); v < 1 || v > 2 || bits&wire.FeatureSeccomp == 0 {
 		t.Errorf("cgroup v%d, features %x", v, bits)
+	}
+}
+
+// TestNetwork attaches a pod with real plugins, and breaks them for the teardown.
+func TestNetwork(t *testing.T) {
+	if _, err := os.Stat("/usr/lib/cni/bridge"); err != nil {
+		t.Skip("needs the CNI plugins: ", err)
+	}
+	r := newRig(t)
+	dir := r.m.Ceiling.Network.ConfDir
+	conf := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"test","plugins":[{"type":"bridge","bridge":"pt0","isGateway":true,"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.253.7.0/24"}]]}}]}`, dir+"/ipam")
+	r.must(os.WriteFile(dir+"/10-test.conflist", []byte(conf), 0o644))
+	if _, bits := r.m.Features(); bits&wire.FeatureNetwork == 0 {
+		t.Error("the network configuration is not seen")
+	}
+	in := helper.PodIn{ID: id(1), Claims: &plan.Claims{PodName: "p", Namespace: "n", PodUID: "u"}, Plan: &plan.PodPlan{UID: "u", Hostname: "pod-host",
+		Network: plan.NamespacePod, IPC: plan.NamespacePod, PID: plan.NamespaceContainer, DNS: plan.DNS{Servers: []string{"10.0.0.10"}, Searches: []string{"svc"}},
+		CgroupParent: plan.Place{Root: plan.RootCgroup, Name: "test"}, Sysctls: []plan.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "11"}}}}
+	out, err := r.m.PodCreate(in)
+	r.must(err)
+	if len(out.IPs) != 1 || !strings.HasPrefix(out.IPs[0], "10.253.7.") {
+		t.Fatalf("addresses %v", out.IPs)
+	}
+	ci, co := r.ctr(2, in, out, "hostname; cat /etc/hosts /etc/resolv.conf; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; busybox ip -o -4 addr show eth0 | busybox wc -l", func(p *plan.Plan) {
+		p.Log = ""
+		p.Args[2] = "busybox " + p.Args[2]
+		for _, n := range []string{"hosts", "resolv.conf"} {
+			p.Mounts = append(p.Mounts, plan.Mount{From: plan.Place{Root: plan.RootPodFile, Name: n}, To: "/etc/" + n, Propagation: plan.Private})
+		}
+	})
+	r.must(r.m.CtrStart(ci.ID, co.Proc))
+	want := "pod-host\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + out.IPs[0] + "\tpod-host\nsearch svc\nnameserver 10.0.0.10\n11\n1\n"
+	if got := r.output(ci.ID); got != want {
+		b, _ := io.ReadAll(r.fdNonblock(ci.ID, "stderr"))
+		t.Errorf("output %q, want %q; stderr %q", got, want, b)
+	}
+	r.gone(co.Proc)
+	for _, k := range []wire.SocketKind{wire.SocketTCP4, wire.SocketTCP6, wire.SocketNetDev} {
+		fd, err := r.m.PodSocket(in.ID, k)
+		r.must(err)
+		unix.Close(fd)
+	}
+	r.must(r.m.CtrDelete(ci.ID, co))
+	r.must(r.m.PodDelete(in, out))
+	cni := r.m.cni
+	r.m.cni = "/bin/false"
+	if err := r.m.NetworkDelete(in); err == nil {
+		t.Error("a teardown with a broken plugin says that all is well")
+	}
+	r.m.cni = cni
+	r.must(r.m.NetworkDelete(in))
+	if left, _ := filepath.Glob(dir + "/ipam/test/10.253.7.*"); len(left) != 0 {
+		t.Errorf("addresses are still taken: %v", left)
 	}
 }

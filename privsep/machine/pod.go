@@ -25,7 +25,7 @@ func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
 	if p.UserNS {
 		return out, errors.New("user namespaces are not supported yet")
 	}
-	out.Cgroup = m.podCgroup(p)
+	out.Cgroup = m.podCgroup(in)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return out, fmt.Errorf("making a pod: %w", err)
 	}
@@ -71,12 +71,14 @@ func (m *Machine) network(op string, in helper.PodIn) network {
 	return n
 }
 
-func (m *Machine) podCgroup(p *plan.PodPlan) string {
-	dir, _, ok := m.Ceiling.Root(p.CgroupParent)
-	if !ok { // none asked for: the ceiling's first
-		dir = m.Ceiling.CgroupRoots[0].Path
+// podCgroup is the parent of the pod's containers: the kubelet's, or where none is
+// asked for one of the pod's own below the ceiling's first root.
+func (m *Machine) podCgroup(in helper.PodIn) string {
+	dir, _, ok := m.Ceiling.Root(in.Plan.CgroupParent)
+	if !ok {
+		return path.Join("/", m.Ceiling.CgroupRoots[0].Path, "pod-"+in.ID)
 	}
-	return path.Join("/", dir, p.CgroupParent.Rel)
+	return path.Join("/", dir, in.Plan.CgroupParent.Rel)
 }
 
 // podFiles writes hosts, hostname and resolv.conf: the pod's own, or copies of
