@@ -60,5 +60,6 @@ func loadProcess(labels []string) (*savedProcess, error) {
 }
 
 func (s *savedProcess) process(args []string) *libcontainer.Process {
-	return &libcontainer.Process{Args: args, Env: s.Env, Cwd: s.Cwd, UID: s.UID, GID: s.GID, AdditionalGroups: s.Groups}
+	// Warnings alone: unset would be every step, formatted, sent and parsed.
+	return &libcontainer.Process{Args: args, Env: s.Env, Cwd: s.Cwd, UID: s.UID, GID: s.GID, AdditionalGroups: s.Groups, LogLevel: "3"}
 }
