@@ -2,6 +2,7 @@ package erofs
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"io/fs"
@@ -210,18 +211,23 @@ func (h *holes) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// FuzzReader: no image makes the reader panic, hang or read out of bounds.
+// FuzzReader: no image makes the reader panic, hang or read out of bounds. The
+// input is a list of edits, three bytes each, to a good image: what is broken is
+// then what somebody would break, and not the magic number.
 func FuzzReader(f *testing.F) {
 	m := image(f, files{"etc/passwd": "root:x:0:0", "a/b/c": "x", "l": ">a", "w": "!", "o": "/!", "big": strings.Repeat("q", 9000)})
-	f.Add(m.b[1024:])
-	f.Fuzz(func(t *testing.T, b []byte) {
-		img := append(make([]byte, 1024), b...)
-		if len(img) >= BlockSize {
-			sb := img[superOffset:BlockSize] // mutations behind a checksum would never be seen
-			copy(sb[4:8], []byte{0, 0, 0, 0})
-			c := checksum(sb)
-			sb[4], sb[5], sb[6], sb[7] = byte(c), byte(c>>8), byte(c>>16), byte(c>>24)
+	f.Add([]byte{0, 0, 0})
+	f.Add([]byte{0x80, 4, 5, 0x88, 4, 1})
+	for k := superOffset; k < superOffset+200; k += 7 {
+		f.Add([]byte{byte(k), byte(k >> 8), 0xff})
+	}
+	f.Fuzz(func(t *testing.T, edits []byte) {
+		img := bytes.Clone(m.b)
+		for ; len(edits) >= 3; edits = edits[3:] {
+			at := (int(edits[0]) | int(edits[1])<<8) % (len(img) - superOffset)
+			img[superOffset+at] = edits[2]
 		}
+		binary.LittleEndian.PutUint32(img[superOffset+4:], checksum(img[superOffset:BlockSize]))
 		fs, err := Open(bytes.NewReader(img))
 		if err != nil {
 			return
