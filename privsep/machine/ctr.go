@@ -227,6 +227,10 @@ func (m *Machine) CtrDelete(id string, out helper.CtrOut) error {
 		return err
 	}
 	err := m.dropLayers(n.Layers, m.box("ctr", id, "note"))
+	parent := path.Dir(n.Cgroup)
+	if _, perr := os.Lstat(m.box("pod", strings.TrimPrefix(path.Base(parent), ownCgroup))); perr != nil && n.Cgroup != "" {
+		err = errors.Join(err, m.dropCgroup(parent)) // the pod went before its container
+	}
 	return errors.Join(err, removeTree(m.box("ctr", id)))
 }
 

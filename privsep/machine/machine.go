@@ -48,6 +48,8 @@ type Machine struct {
 	cni     string
 	self    *os.File // sealed copy of our own program, for pause processes
 
+	cgroups sync.Mutex // held while pod cgroups come and go
+
 	mu     sync.Mutex // guards layers
 	layers map[string]int
 }

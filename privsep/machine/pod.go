@@ -29,6 +29,9 @@ func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return out, fmt.Errorf("making a pod: %w", err)
 	}
+	if err := m.makeCgroup(out.Cgroup); err != nil {
+		return out, err
+	}
 	ownNet, ownIPC := p.Network == plan.NamespacePod, p.IPC == plan.NamespacePod
 	if err := netns.Create(dir, netns.Options{Net: ownNet, IPC: ownIPC, Hostname: p.Hostname, Sysctls: p.Sysctls}); err != nil {
 		return out, err
@@ -76,7 +79,7 @@ func (m *Machine) network(op string, in helper.PodIn) network {
 func (m *Machine) podCgroup(in helper.PodIn) string {
 	dir, _, ok := m.Ceiling.Root(in.Plan.CgroupParent)
 	if !ok {
-		return path.Join("/", m.Ceiling.CgroupRoots[0].Path, "pod-"+in.ID)
+		return path.Join("/", m.Ceiling.CgroupRoots[0].Path, ownCgroup+in.ID)
 	}
 	return path.Join("/", dir, in.Plan.CgroupParent.Rel)
 }
@@ -134,7 +137,13 @@ func (m *Machine) PodDelete(in helper.PodIn, out helper.PodOut) error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	// With containers that are stopped but not yet removed it stays, and goes with
+	// the last of them.
+	cgroup := out.Cgroup
+	if cgroup == "" && in.Plan != nil {
+		cgroup = m.podCgroup(in)
+	}
+	return errors.Join(append(errs, m.dropCgroup(cgroup))...)
 }
 
 // NetworkDelete gives back what the plugins hold. The namespace goes even where

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"golang.org/x/sys/unix"
 	"io"
 	"os"
 	"strings"
@@ -32,6 +33,7 @@ func Main() int {
 	if in == nil || out == nil {
 		return 2
 	}
+	unix.Umask(0o022) // of what is made for the container: its cgroup's statistics are for all to read
 	go warm()
 	var l spec.Launch
 	b, err := io.ReadAll(io.LimitReader(in, maxRequest+1))
