@@ -48,7 +48,7 @@ func (s *Server) admit(rec *record.Record, r Request, blob int) error {
 			unix.Unlinkat(dir, temp, 0)
 		}
 	}()
-	res, err := s.convert(blob, out)
+	res, err := s.converters.convert(blob, out)
 	unix.Close(out)
 	if err != nil {
 		return err

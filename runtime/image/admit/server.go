@@ -13,15 +13,11 @@ import (
 	"github.com/postern-cri/postern/privsep/record"
 	"github.com/postern-cri/postern/privsep/seqpacket"
 	"github.com/postern-cri/postern/runtime/image"
-	"github.com/postern-cri/postern/runtime/image/convert"
 	"github.com/postern-cri/postern/runtime/ipc"
 	"github.com/postern-cri/postern/verify"
 	"github.com/postern-cri/postern/verify/evidence"
 	"github.com/postern-cri/postern/verify/trust"
 )
-
-// parallel is how many converters one pull may use.
-const parallel = 3
 
 // Server serves one connection.
 type Server struct {
@@ -34,15 +30,12 @@ type Server struct {
 	sendMu     sync.Mutex
 	record     *record.Record // of this pull
 	wg         sync.WaitGroup
-	converters chan *ipc.Conn // nil: not connected yet
+	converters *converters
 }
 
 // Serve serves conn until its peer hangs up.
 func Serve(conn *ipc.Conn, l layout.Layout) error {
-	s := &Server{conn: conn, l: l, converters: make(chan *ipc.Conn, parallel)}
-	for range parallel {
-		s.converters <- nil
-	}
+	s := &Server{conn: conn, l: l, converters: newConverters(l.ConvertSocket())}
 	var err error
 	if s.records, err = os.Open(l.Records()); err != nil {
 		return fmt.Errorf("opening the records: %w", err)
@@ -205,38 +198,4 @@ func (s *Server) missing(rec *record.Record) []int {
 		}
 	}
 	return list
-}
-
-// converter connects to a converter, or takes one that is idle.
-func (s *Server) converter() (*ipc.Conn, error) {
-	c := <-s.converters
-	if c != nil {
-		return c, nil
-	}
-	c, err := ipc.Dial(s.l.ConvertSocket())
-	if err != nil {
-		s.converters <- nil
-		return nil, fmt.Errorf("asking for a converter: %w", err)
-	}
-	return c, nil
-}
-
-// convert has one layer converted.
-func (s *Server) convert(blob, out int) (*convert.Result, error) {
-	c, err := s.converter()
-	if err != nil {
-		return nil, err
-	}
-	var a convert.Answer
-	if _, err := c.Call(convert.Timeout, convert.Request{Convert: true}, &a, 0, blob, out); err != nil {
-		// It died, and with it what it knew: another one takes the next layer.
-		c.Close()
-		s.converters <- nil
-		return nil, image.Errorf(image.Invalid, "the converter gave up on a layer: %v", err)
-	}
-	s.converters <- c
-	if a.Error != "" || a.Result == nil {
-		return nil, image.Errorf(image.Invalid, "%s", clip(a.Error))
-	}
-	return a.Result, nil
 }

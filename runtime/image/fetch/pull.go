@@ -33,27 +33,6 @@ func (s *Server) pull(ctx context.Context, r image.Request, progress func(image.
 	if r.Pod != nil {
 		q.facts.Pod = &facts.Pod{Namespace: r.Pod.Namespace, Name: r.Pod.Name, UID: r.Pod.UID}
 	}
-	// The verifier's process starts while the registry is being asked.
-	type dialled struct {
-		v   *verifier
-		err error
-	}
-	dial := make(chan dialled, 1)
-	go func() {
-		v, err := dialVerifier(s.Layout.VerifySocket())
-		dial <- dialled{v, err}
-	}()
-	var v *verifier
-	defer func() {
-		if v == nil {
-			if d := <-dial; d.v != nil {
-				d.v.close()
-			}
-			return
-		}
-		v.close()
-	}()
-
 	progress(image.Progress{Stage: "resolve"})
 	src, err := openSource(ctx, s.Paths.system(r.Auth), name)
 	if err != nil {
@@ -75,6 +54,29 @@ func (s *Server) pull(ctx context.Context, r image.Request, progress func(image.
 	if _, err := s.decide(ctx, q, nil); err != nil {
 		return info, err
 	}
+	// The verifier's process starts while the evidence is collected.
+	type dialled struct {
+		v   *verifier
+		err error
+	}
+	dial := make(chan dialled, 1)
+	dialCtx, stopDialling := context.WithCancel(ctx)
+	defer stopDialling()
+	go func() {
+		v, err := s.dialVerifier(dialCtx, s.pulls)
+		dial <- dialled{v, err}
+	}()
+	var v *verifier
+	defer func() {
+		if v == nil {
+			stopDialling()
+			if d := <-dial; d.v != nil {
+				d.v.close()
+			}
+			return
+		}
+		v.close()
+	}()
 	digests := []string{digest}
 	job.Manifest, job.Type = top, topType
 	if index != nil {

@@ -39,6 +39,8 @@ type Server struct {
 	mu      sync.Mutex
 	flights map[string]*flight
 	images  map[string]*sync.RWMutex // by manifest: pulls share, a removal is alone
+	pulls   chan struct{}            // verifying processes in use
+	other   chan struct{}
 	busy    int
 	last    time.Time
 }
@@ -57,7 +59,8 @@ func NewServer(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{Options: o, store: st, flights: map[string]*flight{}, images: map[string]*sync.RWMutex{}, last: time.Now()}, nil
+	return &Server{Options: o, store: st, flights: map[string]*flight{}, images: map[string]*sync.RWMutex{},
+		pulls: make(chan struct{}, maxPulls), other: make(chan struct{}, 1), last: time.Now()}, nil
 }
 
 // Serve answers connections until nobody has asked for Idle.
@@ -199,7 +202,7 @@ func (s *Server) remove(id string) error {
 	if len(manifests) == 0 {
 		return image.Errorf(image.NotFound, "image %.100q is not here", id)
 	}
-	v, err := dialVerifier(s.Layout.VerifySocket())
+	v, err := s.dialVerifier(context.Background(), s.other)
 	if err != nil {
 		return err
 	}
@@ -239,7 +242,7 @@ func (s *Server) lockOf(manifest string) *sync.RWMutex {
 // sync clears what has no record and tells what the layers take.
 func (s *Server) sync() (*image.Usage, error) {
 	since := time.Now()
-	v, err := dialVerifier(s.Layout.VerifySocket())
+	v, err := s.dialVerifier(context.Background(), s.other)
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +265,7 @@ func (s *Server) reverify(manifest string) (image.ImageInfo, error) {
 	if err != nil {
 		return info, image.Errorf(image.NotFound, "the evidence of %s is not here: pull it again", manifest)
 	}
-	v, err := dialVerifier(s.Layout.VerifySocket())
+	v, err := s.dialVerifier(context.Background(), s.other)
 	if err != nil {
 		return info, err
 	}

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -20,21 +21,36 @@ const verifyTimeout = 15 * time.Second
 // verifier is a connection to one verifying process, used for one image.
 type verifier struct {
 	conn *ipc.Conn
+	slot chan struct{}
 
 	mu      sync.Mutex
 	waiting map[int]chan admit.Answer
 	err     error
 }
 
-func dialVerifier(path string) (*verifier, error) {
-	c, err := ipc.Dial(path)
+// maxPulls is how many verifying processes pulls may have; there is one more for
+// everything else, and init starts no others. A connection beyond them would wait with its clock
+// running.
+const maxPulls = 3
+
+func (s *Server) dialVerifier(ctx context.Context, slot chan struct{}) (*verifier, error) {
+	select {
+	case slot <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	c, err := ipc.Dial(s.Layout.VerifySocket())
 	if err != nil {
+		<-slot
 		return nil, fmt.Errorf("asking for a verifier: %w", err)
 	}
-	return &verifier{conn: c, waiting: map[int]chan admit.Answer{}}, nil
+	return &verifier{conn: c, slot: slot, waiting: map[int]chan admit.Answer{}}, nil
 }
 
-func (v *verifier) close() { v.conn.Close() }
+func (v *verifier) close() {
+	v.conn.Close()
+	<-v.slot
+}
 
 // call is one request with one answer.
 func (v *verifier) call(r admit.Request, fds ...int) (admit.Answer, error) {
