@@ -22,6 +22,7 @@ import (
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/seqpacket"
 	"github.com/postern-cri/postern/privsep/wire"
+	"github.com/postern-cri/postern/profiles/paths"
 )
 
 // attacks are refused either by an answer or by the end of the connection.
@@ -88,7 +89,7 @@ func container() plan.Plan {
 	return plan.Plan{
 		Class: plan.Baseline, Image: "sha256:" + strings.Repeat("cd", 32), Args: []string{"/bin/sh"}, Cwd: "/", PID: plan.NamespaceContainer,
 		Seccomp: plan.Profile{Kind: plan.ProfileRuntimeDefault}, AppArmor: plan.Profile{Kind: plan.ProfileRuntimeDefault},
-		MaskedPaths: []string{"/proc/kcore"}, ReadOnlyPaths: []string{"/proc/sys"},
+		MaskedPaths: paths.Masked(), ReadOnlyPaths: paths.ReadOnly(),
 	}
 }
 
