@@ -82,8 +82,10 @@ func newMachine(t *testing.T) *machine {
 		}
 	}
 	m.write("etc/passwd", "root:x:0:0::/root:/bin/sh\nu:x:1000:1000::/home/u:/bin/sh\n", 0o644)
-	if err := os.Chmod(m.dir, 0o711); err != nil {
-		t.Fatal(err)
+	for _, d := range []string{filepath.Dir(m.dir), m.dir} {
+		if err := os.Chmod(d, 0o711); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() {
 		for _, c := range cgroupDirs(m.prefix) {

@@ -33,7 +33,8 @@ for f in kcore keys timer_list; do echo "masked $f: $(cat /proc/$f 2>/dev/null |
 echo firmware: $(ls /sys/firmware | wc -l)
 echo x 2>/dev/null > /proc/sys/kernel/hostname && echo wrote-procsys
 echo x 2>/dev/null > /proc/sysrq-trigger && echo wrote-sysrq
-mkdir /sys/fs/cgroup/x /sys/fs/cgroup/memory/x 2>/dev/null && echo wrote-cgroup
+mkdir /sys/fs/cgroup/x 2>/dev/null && echo wrote-cgroup
+mkdir /sys/fs/cgroup/memory/x 2>/dev/null && echo wrote-cgroup
 mknod /tmp/mem c 1 1 2>/dev/null && echo made-mem
 echo cgroup: $(grep -c 'postern-test' /proc/self/cgroup)
 touch /tmp/made-$(id -u) && echo wrote-root; ls /dev | tr '\n' ' '`)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
@@ -41,6 +42,11 @@ func (o *operation) mounts(cfg *configs.Config) error {
 				cfg.RootPropagation = unix.MS_SLAVE | unix.MS_REC
 			}
 		}
+	}
+	// Of cgroup v1 the mounts are read-only, but not the tmpfs that holds them.
+	const cg = "/sys/fs/cgroup"
+	if !o.Plan.Privileged && !cgroups.IsCgroup2UnifiedMode() && slices.ContainsFunc(own, func(k *configs.Mount) bool { return k.Destination == cg }) {
+		cfg.ReadonlyPaths = append(slices.Clone(cfg.ReadonlyPaths), cg)
 	}
 	cfg.Mounts = append(own, cfg.Mounts...)
 	slices.SortStableFunc(cfg.Mounts, func(a, b *configs.Mount) int {
