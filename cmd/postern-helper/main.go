@@ -30,8 +30,8 @@ const (
 )
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == machine.PauseArg {
-		machine.Pause(os.Args[2])
+	if len(os.Args) == 2 && os.Args[1] == machine.PauseArg {
+		machine.Pause()
 	}
 	log.SetFlags(0)
 	root := flag.String("root", "", "directory that everything lies beneath, in place of the system's")

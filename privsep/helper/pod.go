@@ -27,9 +27,6 @@ func podCreate(r *request, _ *wire.PodCreateRequest) (wire.Message, error) {
 }
 
 func (h *Helper) createPod(p *pod) error {
-	if p.plan.UserNS {
-		return &answerError{fail(wire.Invalid, "user_namespace: pods with a user namespace are not supported yet")}
-	}
 	j, err := h.judge(subject{method: "RunPodSandbox", class: gate.ClassCreate, pod: p.ID, claims: &p.claims, planSHA256: sum(p.Plan)},
 		h.Ceiling.CheckPod(&p.plan),
 		gate.Section{Kind: gate.SectionPodPlan, Data: p.Plan}, gate.Section{Kind: gate.SectionClaims, Data: p.Claims})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -63,7 +64,13 @@ func (m *Machine) CtrCreate(in helper.CtrIn) (out helper.CtrOut, err error) {
 		// What was not counted must not be given back at removal.
 		return out, errors.Join(err, os.Remove(dir+"/note"))
 	}
-	l := &spec.Launch{Op: spec.Create, ID: in.ID, Plan: p, Rootfs: dir + "/rootfs", CgroupPath: out.Cgroup, Hostname: in.Pod.Hostname, PIDsLimit: m.Ceiling.MaxPIDs}
+	if in.Pod.UserNS {
+		if err := m.letIn(in); err != nil {
+			return out, err
+		}
+	}
+	l := &spec.Launch{Op: spec.Create, ID: in.ID, Plan: p, Rootfs: dir + "/rootfs", CgroupPath: out.Cgroup, Hostname: in.Pod.Hostname, PIDsLimit: m.Ceiling.MaxPIDs,
+		UIDs: in.Pod.UIDs, GIDs: in.Pod.GIDs}
 	if err := m.rootfs(in, l.Rootfs); err != nil {
 		return out, err
 	}
@@ -126,6 +133,14 @@ func (m *Machine) runTTY(l *spec.Launch, s *stdio, tty bool) (res spec.Result, s
 	return res, since, nil
 }
 
+// letIn lets the root of a pod with a user namespace walk to the container's
+// rootfs, and nobody else: the directories above it can be passed through, not
+// listed, and the container's own belongs to that root's group.
+func (m *Machine) letIn(in helper.CtrIn) error {
+	dir := m.box("ctr", in.ID)
+	return errors.Join(os.Chmod(m.box(), 0o711), os.Chmod(m.box("ctr"), 0o711), os.Chown(dir, 0, int(in.Pod.GIDs[0].Host)), os.Chmod(dir, 0o710))
+}
+
 // namespaces says which namespaces a container joins.
 func (m *Machine) namespaces(in helper.CtrIn) (n spec.Namespaces, err error) {
 	dir := m.box("pod", in.PodID)
@@ -135,6 +150,9 @@ func (m *Machine) namespaces(in helper.CtrIn) (n spec.Namespaces, err error) {
 	n.HostUTS = n.HostNet
 	if n.HostIPC = in.Pod.IPC == plan.NamespaceNode; !n.HostIPC {
 		n.IPC = dir + "/" + netns.IPC
+	}
+	if in.Pod.UserNS {
+		n.User = dir + "/user"
 	}
 	switch in.Plan.PID {
 	case plan.NamespaceNode:

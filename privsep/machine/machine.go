@@ -67,7 +67,7 @@ func New(o Options) (*Machine, error) {
 	if err := mount.Box(o.Layout.Box()); err != nil {
 		return nil, err
 	}
-	for _, d := range []string{m.box("pod"), m.box("ctr"), m.box("layers"), m.box("launch"), m.box("empty"), m.state("ctr"), m.state("cni")} {
+	for _, d := range []string{m.box("pod"), m.box("ctr"), m.box("layers"), m.box("launch"), m.state("ctr"), m.state("cni")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("preparing the box: %w", err)
 		}
@@ -104,6 +104,9 @@ func (m *Machine) state(parts ...string) string {
 // Features says what this machine can do.
 func (m *Machine) Features() (cgroupVersion uint8, bits uint64) {
 	bits = wire.FeatureSeccomp | wire.FeatureRecursiveReadOnly
+	if b, err := os.ReadFile("/proc/sys/user/max_user_namespaces"); err == nil && strings.TrimSpace(string(b)) != "0" {
+		bits |= wire.FeatureUserNS
+	}
 	if b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(b), "Y") {
 		bits |= wire.FeatureAppArmor
 	}

@@ -34,8 +34,8 @@ const inside = "POSTERN_MACHINE_INSIDE"
 var binDir string
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == PauseArg {
-		Pause(os.Args[2])
+	if len(os.Args) == 2 && os.Args[1] == PauseArg {
+		Pause()
 	}
 	if os.Getuid() != 0 {
 		fmt.Println("SKIP: namespaces, mounts and cgroups need root")
@@ -549,6 +549,65 @@ func TestFeatures(t *testing.T) {
 	r := newRig(t)
 	if v, bits := r.m.Features(); v < 1 || v > 2 || bits&wire.FeatureSeccomp == 0 {
 		t.Errorf("cgroup v%d, features %x", v, bits)
+	}
+}
+
+// TestUserNamespace: root inside is nobody outside, and sees its own files as its.
+func TestUserNamespace(t *testing.T) {
+	for _, shared := range []plan.NamespaceMode{plan.NamespaceContainer, plan.NamespacePod} {
+		r := newRig(t)
+		r.m.cni = binDir + "/no-network"
+		r.must(os.WriteFile(r.m.cni, []byte("#!/bin/sh\necho ok >&4\n"), 0o755))
+		const base, n = 1 << 20, 65536
+		maps := []plan.IDMap{{Host: base, Container: 0, Length: n}}
+		in := helper.PodIn{ID: id(1), Claims: &plan.Claims{}, Plan: &plan.PodPlan{UID: "uid-1", Hostname: "h", Network: plan.NamespacePod, IPC: plan.NamespacePod, PID: shared,
+			UserNS: true, UIDs: maps, GIDs: maps, CgroupParent: plan.Place{Root: plan.RootCgroup, Name: "test"}, Sysctls: []plan.Sysctl{{Name: "kernel.shm_rmid_forced", Value: "1"}}}}
+		low := *in.Plan
+		low.UIDs = []plan.IDMap{{Host: 0, Container: 0, Length: n}}
+		if _, err := r.m.PodCreate(helper.PodIn{ID: id(9), Plan: &low, Claims: &plan.Claims{}}); err == nil {
+			t.Error("host uid 0 was mapped into a pod")
+		}
+		out, err := r.m.PodCreate(in)
+		r.must(err)
+		r.must(os.WriteFile(r.l.Etc+"/../kubelet/pods/uid-1/volumes/v", []byte("volume\n"), 0o600))
+		ci, co := r.ctr(2, in, out, "id -u; cat /proc/self/uid_map | busybox tr -s ' '; cat /v; busybox stat -c %u /v /bin/busybox /dev/shm /scratch /etc/hosts; echo x > /etc/word && echo wrote; echo y > /scratch/y && echo z > /v; cat /proc/sys/kernel/shm_rmid_forced; busybox mount | busybox grep -c mqueue", func(p *plan.Plan) {
+			p.Log, p.PID = "", shared
+			p.Args[2] = "busybox " + p.Args[2]
+			p.CapsBounding = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_SETUID
+			p.Mounts = []plan.Mount{
+				{From: plan.Place{Root: plan.RootPodVolumes, Rel: "volumes/v"}, To: "/v", Propagation: plan.Private},
+				{From: plan.Place{Root: plan.RootPodShm}, To: "/dev/shm", Propagation: plan.Private},
+				{From: plan.Place{Root: plan.RootPodFile, Name: "hosts"}, To: "/etc/hosts", Propagation: plan.Private},
+				{From: plan.Place{Root: plan.RootScratch, Name: "0"}, To: "/scratch", Propagation: plan.Private},
+				{From: plan.Place{Root: plan.RootImage, Name: r.record.Manifest}, To: "/img", ReadOnly: true, Propagation: plan.Private},
+			}
+		})
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", co.Proc.PID))
+		if err != nil || !strings.Contains(string(b), fmt.Sprintf("Uid:\t%d\t", base)) {
+			t.Errorf("the process of the container is not uid %d outside: %v", base, err)
+		}
+		r.must(r.m.CtrStart(ci.ID, co.Proc))
+		want := fmt.Sprintf("0\n 0 %d %d\nvolume\n0\n0\n0\n0\n0\nwrote\n1\n1\n", base, n)
+		if got := r.output(ci.ID); got != want {
+			b, _ := io.ReadAll(r.fdNonblock(ci.ID, "stderr"))
+			t.Errorf("output %q, want %q; stderr %q", got, want, b)
+		}
+		var st unix.Stat_t
+		r.must(unix.Stat(r.m.state("ctr", ci.ID, "upper/etc/word"), &st))
+		if st.Uid != base {
+			t.Errorf("a file of the container's root belongs to %d on the host", st.Uid)
+		}
+		r.must(unix.Stat(r.l.Etc+"/../kubelet/pods/uid-1/volumes/v", &st))
+		if st.Uid != 0 {
+			t.Errorf("the volume's file belongs to %d now", st.Uid)
+		}
+		r.gone(co.Proc)
+		if r.m.Alive(out.Pause) != (shared == plan.NamespacePod) {
+			t.Errorf("pause process alive: %v", !(shared == plan.NamespacePod))
+		}
+		r.must(r.m.CtrDelete(ci.ID, co))
+		r.must(r.m.PodDelete(in, out))
+		r.must(r.m.NetworkDelete(in))
 	}
 }
 

@@ -111,12 +111,44 @@ func (m *Machine) releaseLayers(layers []string) error {
 	return errors.Join(errs...)
 }
 
-func (m *Machine) layerDirs(r *record.Record) []string {
+// layerDirs returns where an image's layers are mounted. For a pod with a user
+// namespace they are clones, at prefix, whose owners are mapped into it.
+func (m *Machine) layerDirs(in helper.CtrIn, r *record.Record, prefix string) ([]string, error) {
 	var out []string
-	for _, hex := range layersOf(r) {
-		out = append(out, m.box("layers", hex))
+	user, err := m.userNS(in)
+	if err != nil {
+		return nil, err
 	}
-	return out
+	defer unix.Close(user)
+	for i, hex := range layersOf(r) {
+		dir := m.box("layers", hex)
+		if user >= 0 {
+			fd, err := mount.OpenRoot(dir)
+			if err != nil {
+				return nil, err
+			}
+			dir = prefix + strconv.Itoa(i)
+			err = mount.Stage(fd, dir, mount.Attr{Private: true, UserNS: user})
+			unix.Close(fd)
+			if err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, dir)
+	}
+	return out, nil
+}
+
+// userNS opens the pod's user namespace; -1 is the host's.
+func (m *Machine) userNS(in helper.CtrIn) (int, error) {
+	if !in.Pod.UserNS {
+		return -1, nil
+	}
+	fd, err := unix.Open(m.box("pod", in.PodID, "user"), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return -1, fmt.Errorf("opening the pod's user namespace: %w", err)
+	}
+	return fd, nil
 }
 
 // rootfs puts a writable overlay over the image's layers.
@@ -125,7 +157,11 @@ func (m *Machine) rootfs(in helper.CtrIn, at string) error {
 	if r == nil {
 		return errors.New("no record of the image")
 	}
-	dir, lower := m.state("ctr", in.ID), m.layerDirs(r)
+	dir := m.state("ctr", in.ID)
+	lower, err := m.layerDirs(in, r, m.box("ctr", in.ID, "layer"))
+	if err != nil {
+		return err
+	}
 	for _, d := range []string{"/upper", "/work"} {
 		if err := os.Mkdir(dir+d, 0o755); err != nil {
 			return err
@@ -167,8 +203,15 @@ func (m *Machine) stageOne(in helper.CtrIn, pm *plan.Mount, at string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return mount.Stage(fd, at, mount.Attr{ReadOnly: pm.ReadOnly, Recursive: pm.RecursiveReadOnly, NoExec: pm.NoExec,
-		NoDev: pm.NoDev, NoSuid: pm.NoSuid, Private: pm.Propagation == plan.Private})
+	a := mount.Attr{ReadOnly: pm.ReadOnly, Recursive: pm.RecursiveReadOnly, NoExec: pm.NoExec, NoDev: pm.NoDev, NoSuid: pm.NoSuid,
+		Private: pm.Propagation == plan.Private}
+	if in.Pod.UserNS && (pm.From.Root == plan.RootPodVolumes || pm.From.Root == plan.RootHostPath) {
+		if a.UserNS, err = m.userNS(in); err != nil {
+			return err
+		}
+		defer unix.Close(a.UserNS)
+	}
+	return mount.Stage(fd, at, a)
 }
 
 // source opens the place that a mount shows.
@@ -193,7 +236,7 @@ func (m *Machine) source(in helper.CtrIn, pm *plan.Mount, at string) (int, error
 			return -1, err
 		}
 		// A volume of the image: the container's user writes there.
-		if err := errors.Join(os.Chmod(dir, 0o755), os.Chown(dir, int(in.Plan.User.UID), int(in.Plan.User.GID))); err != nil {
+		if err := errors.Join(os.Chmod(dir, 0o755), os.Chown(dir, hostID(in.Plan.User.UID, in.Pod.UIDs), hostID(in.Plan.User.GID, in.Pod.GIDs))); err != nil {
 			return -1, err
 		}
 	case plan.RootPodFile:
@@ -203,7 +246,10 @@ func (m *Machine) source(in helper.CtrIn, pm *plan.Mount, at string) (int, error
 			dir = "/dev/shm"
 		}
 	case plan.RootImage:
-		lower := m.layerDirs(in.Records[from.Name])
+		lower, err := m.layerDirs(in, in.Records[from.Name], at+".layer")
+		if err != nil {
+			return -1, err
+		}
 		if dir = lower[0]; len(lower) > 1 {
 			dir = at + ".image"
 			if err := os.Mkdir(dir, 0o700); err != nil {
@@ -226,6 +272,16 @@ func (m *Machine) source(in helper.CtrIn, pm *plan.Mount, at string) (int, error
 		return mount.MakeDirs(root, from.Rel, links)
 	}
 	return fd, err
+}
+
+// hostID is the host's number of a uid or gid inside the pod.
+func hostID(id uint32, maps []plan.IDMap) int {
+	for _, m := range maps {
+		if id >= m.Container && id-m.Container < m.Length {
+			return int(m.Host + (id - m.Container))
+		}
+	}
+	return int(id)
 }
 
 // devices looks at the host's nodes that a plan asks for.

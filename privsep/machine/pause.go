@@ -13,12 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/privsep/helper"
+	"github.com/postern-cri/postern/privsep/mount"
+	"github.com/postern-cri/postern/privsep/plan"
 )
 
 // A shared PID namespace needs a process that is its init. It is visible to the
 // pod's containers, so it has nothing: a copy of our program in memory (the file
 // on disk could be written to through /proc/1/exe), an empty root, no
-// capability, no uid, and nobody may trace it.
+// capability, no uid, and nobody may trace it. The same process makes the
+// namespaces of a pod that has a user namespace, and is killed after they are
+// pinned where it is not needed for the first reason.
 
 // PauseArg is the argument that makes our program a pause process.
 const PauseArg = "pause"
@@ -27,7 +31,7 @@ const nobody = 65534
 
 // startPause starts a pause process in a new PID namespace. It exits by itself
 // where we die before it is written down.
-func (m *Machine) startPause(dir string) (helper.Proc, error) {
+func (m *Machine) startPause(dir string, p *plan.PodPlan) (helper.Proc, error) {
 	var none helper.Proc
 	self, err := m.copySelf()
 	if err != nil {
@@ -45,10 +49,15 @@ func (m *Machine) startPause(dir string) (helper.Proc, error) {
 	}
 	defer answer.Close()
 	defer ready.Close()
+	attr := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS, Setsid: true}
+	if p.UserNS {
+		attr.Cloneflags |= unix.CLONE_NEWUSER
+		attr.UidMappings, attr.GidMappings, attr.GidMappingsEnableSetgroups = idMap(p.UIDs), idMap(p.GIDs), true
+		attr.Credential = &syscall.Credential{} // its root
+	}
 	cmd := &exec.Cmd{
-		Path: fmt.Sprintf("/proc/self/fd/%d", self.Fd()), Args: []string{"pause", PauseArg, m.box("empty")}, Env: []string{}, Dir: "/",
-		ExtraFiles:  []*os.File{theirs, ready},
-		SysProcAttr: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS, Setsid: true},
+		Path: fmt.Sprintf("/proc/self/fd/%d", self.Fd()), Args: []string{"pause", PauseArg}, Env: []string{}, Dir: "/",
+		ExtraFiles: []*os.File{theirs, ready}, SysProcAttr: attr,
 	}
 	if err := cmd.Start(); err != nil {
 		return none, fmt.Errorf("starting a pause process: %w", err)
@@ -58,21 +67,46 @@ func (m *Machine) startPause(dir string) (helper.Proc, error) {
 	if _, err := io.ReadFull(answer, make([]byte, 1)); err != nil { // it has dropped everything
 		return none, fmt.Errorf("a pause process did not get ready: %w", err)
 	}
-	p, err := procOf(cmd.Process.Pid)
+	proc, err := procOf(cmd.Process.Pid)
 	if err != nil {
 		return none, err
 	}
-	b, err := json.Marshal(p)
+	b, err := json.Marshal(proc)
 	if err == nil {
 		err = os.WriteFile(dir+"/pause", b, 0o600)
 	}
 	if err == nil {
 		_, err = ours.Write([]byte{1})
 	}
-	if err == nil {
-		err = bindNS(p.PID, "pid", dir+"/pid")
+	if err == nil && p.PID == plan.NamespacePod {
+		err = bindNS(proc.PID, "pid", dir+"/pid")
 	}
-	return p, err
+	if err == nil && p.UserNS {
+		err = bindNS(proc.PID, "user", dir+"/user")
+	}
+	return proc, err
+}
+
+func idMap(in []plan.IDMap) []syscall.SysProcIDMap {
+	var out []syscall.SysProcIDMap
+	for _, m := range in {
+		out = append(out, syscall.SysProcIDMap{ContainerID: int(m.Container), HostID: int(m.Host), Size: int(m.Length)})
+	}
+	return out
+}
+
+// checkUserNS refuses mappings that reach into the host's own uids, and
+// namespaces of the host's that no uid of the pod's could be root of.
+func checkUserNS(p *plan.PodPlan) error {
+	for _, maps := range [][]plan.IDMap{p.UIDs, p.GIDs} {
+		if len(maps) != 1 || maps[0].Container != 0 || maps[0].Host <= nobody || maps[0].Length <= nobody || uint64(maps[0].Host)+uint64(maps[0].Length) > 1<<31 {
+			return errors.New("a user namespace needs one mapping each of uids and gids, of container id 0, from host id 65536 up, at least 65536 long")
+		}
+	}
+	if p.Network != plan.NamespacePod || p.IPC != plan.NamespacePod || p.PID == plan.NamespaceNode {
+		return errors.New("a pod with a user namespace cannot share the host's other namespaces")
+	}
+	return nil
 }
 
 // bindNS pins a namespace of pid at target.
@@ -101,7 +135,10 @@ func (m *Machine) stopPause(dir string, p helper.Proc) error {
 	if err == unix.EINVAL || err == unix.ENOENT {
 		err = nil
 	}
-	for _, name := range []string{"pid", "pause"} {
+	if uerr := mount.Unmount(dir + "/user"); uerr != nil {
+		err = errors.Join(err, uerr)
+	}
+	for _, name := range []string{"pid", "user", "pause"} {
 		if rerr := os.Remove(dir + "/" + name); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
 			err = errors.Join(err, rerr)
 		}
@@ -144,14 +181,17 @@ func (m *Machine) copySelf() (*os.File, error) {
 // Pause is the pause process: PID 1 of a pod. It drops everything, says so on
 // fd 4, waits for a byte on fd 3 and then reaps until it is killed. It does not
 // return.
-func Pause(empty string) {
-	if err := pause(empty); err != nil {
+func Pause() {
+	if err := pause(); err != nil {
 		fmt.Fprintln(os.Stderr, "pause:", err)
 	}
 	os.Exit(1)
 }
 
-func pause(empty string) error {
+func pause() error {
+	// The empty root is mounted over /proc because that is always there and
+	// everybody may enter it.
+	const empty = "/proc"
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	for _, step := range []func() error{
 		func() error { return unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, "") },

@@ -23,7 +23,9 @@ const defaultShm = 64 << 20
 func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
 	p, dir := in.Plan, m.box("pod", in.ID)
 	if p.UserNS {
-		return out, errors.New("user namespaces are not supported yet")
+		if err := checkUserNS(p); err != nil {
+			return out, err
+		}
 	}
 	out.Cgroup = m.podCgroup(in)
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -32,9 +34,23 @@ func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
 	if err := m.makeCgroup(out.Cgroup); err != nil {
 		return out, err
 	}
-	ownNet, ownIPC := p.Network == plan.NamespacePod, p.IPC == plan.NamespacePod
-	if err := netns.Create(dir, netns.Options{Net: ownNet, IPC: ownIPC, Hostname: p.Hostname, Sysctls: p.Sysctls}); err != nil {
+	ownNet, ownIPC, shared := p.Network == plan.NamespacePod, p.IPC == plan.NamespacePod, p.PID == plan.NamespacePod
+	o := netns.Options{Net: ownNet, IPC: ownIPC, Hostname: p.Hostname, Sysctls: p.Sysctls}
+	if shared || p.UserNS {
+		if out.Pause, err = m.startPause(dir, p); err != nil {
+			return out, err
+		}
+	}
+	if p.UserNS {
+		o.Holder, o.RootUID = out.Pause.PID, p.UIDs[0].Host
+	}
+	if err := netns.Create(dir, o); err != nil {
 		return out, err
+	}
+	if p.UserNS && !shared { // it has done its work
+		if err := m.Signal(out.Pause, uint8(unix.SIGKILL)); err != nil {
+			return out, err
+		}
 	}
 	if ownIPC {
 		size := p.ShmSize
@@ -47,9 +63,7 @@ func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
 		if err := mount.Tmpfs(dir+"/shm", size, 0o1777); err != nil {
 			return out, err
 		}
-	}
-	if p.PID == plan.NamespacePod {
-		if out.Pause, err = m.startPause(dir); err != nil {
+		if err := chownRoot(p, dir+"/shm"); err != nil {
 			return out, err
 		}
 	}
@@ -120,11 +134,19 @@ func (m *Machine) podFiles(dir string, p *plan.PodPlan, ips []string) error {
 		if err := os.WriteFile(f, []byte(text), 0o644); err != nil {
 			return err
 		}
-		if err := os.Chmod(f, 0o644); err != nil { // the umask is 077
+		if err := errors.Join(os.Chmod(f, 0o644), chownRoot(p, f)); err != nil { // the umask is 077
 			return err
 		}
 	}
 	return nil
+}
+
+// chownRoot gives path to the pod's root where that is not the host's.
+func chownRoot(p *plan.PodPlan, path string) error {
+	if !p.UserNS {
+		return nil
+	}
+	return os.Chown(path, int(p.UIDs[0].Host), int(p.GIDs[0].Host))
 }
 
 // PodDelete removes all of a pod but its network.

@@ -114,6 +114,7 @@ type Attr struct {
 	NoDev     bool
 	NoSuid    bool
 	Private   bool // take the tree out of its peer group: no propagation either way
+	UserNS    int  // fd of the user namespace that owners are mapped into, 0 is none; the top mount alone
 }
 
 // Stage clones the tree at fd and attaches it at target, a path in the box that
@@ -182,6 +183,11 @@ func setAttr(tree int, a Attr) error {
 	}
 	if err := set(unix.AT_RECURSIVE, prop); err != nil {
 		return err
+	}
+	if a.UserNS != 0 {
+		if err := set(0, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(a.UserNS)}); err != nil {
+			return fmt.Errorf("mapping owners (the file system must support id-mapped mounts): %w", err)
+		}
 	}
 	return set(flags, m)
 }

@@ -25,6 +25,10 @@ type Options struct {
 	Net, IPC bool // false: the pod shares the host's
 	Hostname string
 	Sysctls  []plan.Sysctl // already checked: namespaced, and none of a host namespace
+	// Holder is a process whose namespaces are taken in place of new ones: those
+	// of a pod with a user namespace are made by a process inside of that.
+	Holder  int
+	RootUID uint32 // the host's number of that user namespace's root
 }
 
 // The files that pin the namespaces, in the pod's directory.
@@ -67,7 +71,7 @@ func Create(dir string, o Options) error {
 		return nil
 	}
 	err := onThread(func() error {
-		if err := unix.Unshare(flags); err != nil {
+		if err := newNamespaces(flags, o.Holder); err != nil {
 			return fmt.Errorf("making the pod's namespaces: %w", err)
 		}
 		if o.Net {
@@ -78,10 +82,17 @@ func Create(dir string, o Options) error {
 				return err
 			}
 		}
+		// Parameters of an IPC namespace may be written by its own root alone.
+		if err := setEUID(o.RootUID); err != nil {
+			return err
+		}
 		for _, s := range o.Sysctls {
 			if err := writeSysctl(s); err != nil {
 				return err
 			}
+		}
+		if err := setEUID(0); err != nil {
+			return err
 		}
 		for name := range pins {
 			if err := pin(fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), name), filepath.Join(dir, name)); err != nil {
@@ -94,6 +105,28 @@ func Create(dir string, o Options) error {
 		return errors.Join(err, Remove(dir))
 	}
 	return nil
+}
+
+// setEUID changes the effective uid of the calling thread alone, which syscall's
+// functions do for all.
+func setEUID(uid uint32) error {
+	const keep = ^uintptr(0)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(uid), keep); errno != 0 {
+		return fmt.Errorf("becoming uid %d: %w", uid, errno)
+	}
+	return nil
+}
+
+func newNamespaces(flags, holder int) error {
+	if holder == 0 {
+		return unix.Unshare(flags)
+	}
+	fd, err := unix.PidfdOpen(holder, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Setns(fd, flags)
 }
 
 func pin(from, to string) error {
