@@ -85,7 +85,7 @@ const maxFile = 64 << 10
 //
 // Expected syscalls: openat, fstat, read.
 func Load(path string) (*Ceiling, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("reading the ceiling: %w", err)
 	}
@@ -116,6 +116,10 @@ func Parse(name string, b []byte) (*Ceiling, error) {
 	c := &Ceiling{Classes: map[plan.Class]*Row{}, KubeletRoot: "/var/lib/kubelet", MaxPods: 250, MaxContainers: 2000, MaxPIDs: 4096}
 	for _, t := range tables {
 		r := &reader{file: name, t: t}
+		if list := t.name == "host_path" || t.name == "log_root" || t.name == "cgroup_root"; list != t.array {
+			// Two of a single table would hide one behind the other.
+			r.fail(t.line, "table %q: want [[ ]] for host_path, log_root and cgroup_root, and [ ] for all others", t.name)
+		}
 		switch {
 		case t.name == "":
 			r.str("profile", &c.Profile)
@@ -259,7 +263,7 @@ func (c *Ceiling) Locate(kind plan.RootKind, hostPath string) (plan.Place, bool)
 
 // LocateVolume translates a path beneath the kubelet's directory of this pod.
 func (c *Ceiling) LocateVolume(podUID, hostPath string) (plan.Place, bool) {
-	if podUID == "" || strings.Contains(podUID, "/") {
+	if podUID == "" || podUID == "." || podUID == ".." || strings.Contains(podUID, "/") {
 		return plan.Place{}, false
 	}
 	rel, ok := beneath(path.Join(c.KubeletRoot, "pods", podUID), hostPath)

@@ -82,6 +82,9 @@ func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
 			return deny("CEIL-LOGDIR", "logs", "name it <namespace>_<name>_<uid>, as the kubelet does", "log directory %q does not end in the pod's uid", p.Logs.Rel)
 		}
 	}
+	if d := checkMaps(p); d != nil {
+		return d
+	}
 	if p.UID == "" {
 		return deny("CEIL-UID", "uid", "send the pod's uid", "a pod without a uid: its volumes could be any pod's")
 	}
@@ -105,6 +108,21 @@ func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
 		}
 	}
 	return noClass
+}
+
+// checkMaps refuses a user namespace that is none: root in it would be root, or a
+// daemon of the node, outside. The kubelet hands out nothing below 65536 either.
+func checkMaps(p *plan.PodPlan) *wire.Denial {
+	const lowest = 1 << 16
+	if p.UserNS != (len(p.UIDs) > 0) || p.UserNS != (len(p.GIDs) > 0) {
+		return deny("CEIL-USERNS-MAP", "user_namespace", "send uid and gid mappings with a user namespace, and only then", "a user namespace without mappings, or mappings without it")
+	}
+	for _, m := range slices.Concat(p.UIDs, p.GIDs) {
+		if m.Length == 0 || m.Host < lowest || uint64(m.Host)+uint64(m.Length) > 1<<32-1 {
+			return deny("CEIL-USERNS-MAP", "user_namespace", "map to host ids from 65536 on", "a mapping of %d ids to host id %d", m.Length, m.Host)
+		}
+	}
+	return nil
 }
 
 // namespaced are the sysctls that a namespace keeps apart, by the namespace.
@@ -155,7 +173,8 @@ func (c *Ceiling) CheckContainer(pod *plan.PodPlan, p *plan.Plan) *wire.Denial {
 		need(r.HostPID, p.PID == plan.NamespaceNode, "CEIL-HOSTPID", "pid", "the host's PID namespace"),
 		need(r.Unconfined, p.Seccomp.Kind == plan.ProfileUnconfined, "CEIL-SECCOMP", "seccomp", "an unconfined seccomp profile"),
 		need(r.Unconfined, p.AppArmor.Kind == plan.ProfileUnconfined, "CEIL-APPARMOR", "apparmor", "an unconfined AppArmor profile"),
-		need(r.UnmaskedProc || pod.UserNS, len(p.MaskedPaths) == 0 || len(p.ReadOnlyPaths) == 0, "CEIL-PROC", "masked_paths", "an unmasked /proc"),
+		need(r.UnmaskedProc || pod.UserNS, !covers(p.MaskedPaths, masked), "CEIL-PROC", "masked_paths", "an unmasked /proc or /sys"),
+		need(r.UnmaskedProc || pod.UserNS, !covers(slices.Concat(p.ReadOnlyPaths, p.MaskedPaths), readOnly), "CEIL-PROC", "readonly_paths", "a writable /proc/sys or its like"),
 		need(r.SELinuxOptions, p.SELinux.User != "" || p.SELinux.Role != "" || p.SELinux.Type != "", "CEIL-SELINUX", "selinux", "an SELinux user, role or type of the container's choice"),
 		c.CheckResources(p, &p.Resources),
 	)
@@ -165,7 +184,7 @@ func (c *Ceiling) CheckContainer(pod *plan.PodPlan, p *plan.Plan) *wire.Denial {
 	if len(p.Args) == 0 {
 		return deny("CEIL-ARGS", "args", "give a command, or an image that has one", "a container without a command")
 	}
-	if strings.HasPrefix(p.Cwd, "/proc") {
+	if _, ok := beneath("/proc", p.Cwd); ok {
 		return deny("CEIL-CWD", "cwd", "choose another working directory", "working directory %s", p.Cwd) // CVE-2024-21626
 	}
 	if p.Log != "" && pod.Logs == (plan.Place{}) {
@@ -192,6 +211,24 @@ func (c *Ceiling) CheckContainer(pod *plan.PodPlan, p *plan.Plan) *wire.Denial {
 		}
 	}
 	return noClass
+}
+
+// masked and readOnly are what every kubelet sends with a container whose /proc
+// is not to be unmasked. Any other list would be an unmasked /proc by another
+// name, so a list must cover these.
+var (
+	masked   = strings.Fields("/proc/acpi /proc/kcore /proc/keys /proc/latency_stats /proc/timer_list /proc/timer_stats /proc/sched_debug /proc/scsi /sys/firmware")
+	readOnly = strings.Fields("/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger")
+)
+
+// covers tells whether each of paths, or a directory above it, is in list.
+func covers(list, paths []string) bool {
+	for _, p := range paths {
+		if !slices.ContainsFunc(list, func(l string) bool { _, ok := beneath(l, p); return ok }) {
+			return false
+		}
+	}
+	return true
 }
 
 var rlimits = strings.Fields("as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack")

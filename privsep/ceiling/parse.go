@@ -19,9 +19,10 @@ type value struct {
 
 // table is one [name] or [[name]] with its keys.
 type table struct {
-	name string
-	line int
-	keys map[string]value
+	name  string
+	line  int
+	array bool // [[name]]
+	keys  map[string]value
 }
 
 // parseFile splits a file into tables; the first has the name "".
@@ -52,7 +53,7 @@ func parseFile(name string, b []byte) ([]*table, error) {
 				}
 				single[n] = true
 			}
-			cur = &table{name: n, line: at, keys: map[string]value{}}
+			cur = &table{name: n, line: at, array: array, keys: map[string]value{}}
 			tables = append(tables, cur)
 			continue
 		}
@@ -80,10 +81,14 @@ func parseFile(name string, b []byte) ([]*table, error) {
 
 // stripComment cuts a # that is not inside a string.
 func stripComment(l string) string {
-	quoted := false
+	quoted, escaped := false, false
 	for i := range len(l) {
 		switch {
-		case l[i] == '"' && (i == 0 || l[i-1] != '\\'):
+		case escaped:
+			escaped = false
+		case quoted && l[i] == '\\':
+			escaped = true
+		case l[i] == '"':
 			quoted = !quoted
 		case l[i] == '#' && !quoted:
 			return l[:i]
