@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/postern-cri/postern/privsep/record"
 	"github.com/postern-cri/postern/runtime/image"
 )
@@ -131,11 +133,10 @@ func (s *Server) download(ctx context.Context, src *source, l record.Layer, done
 		return nil, err
 	}
 	defer r.Close()
-	f, err := os.CreateTemp(filepath.Join(s.store.dir, "spool"), "blob-")
+	f, err := spoolFile(filepath.Join(s.store.dir, "spool"))
 	if err != nil {
 		return nil, fmt.Errorf("making a spool file: %w", err)
 	}
-	os.Remove(f.Name())
 	n, err := io.CopyBuffer(struct{ io.Writer }{f}, io.LimitReader(counting{r, done}, l.Size+1), make([]byte, 256<<10))
 	if err != nil {
 		f.Close()
@@ -157,4 +158,18 @@ func (c counting) Read(b []byte) (int, error) {
 	n, err := c.Reader.Read(b)
 	c.n.Add(int64(n))
 	return n, err
+}
+
+// spoolFile makes a file that never had a name, or only for a moment where the
+// filesystem cannot do that; the spool is cleared at the start for those.
+func spoolFile(dir string) (*os.File, error) {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		return os.NewFile(uintptr(fd), "blob"), nil
+	}
+	f, err := os.CreateTemp(dir, "blob-")
+	if err != nil {
+		return nil, err
+	}
+	return f, os.Remove(f.Name())
 }
