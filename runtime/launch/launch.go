@@ -34,7 +34,6 @@ func Main() int {
 		return 2
 	}
 	unix.Umask(0o022) // of what is made for the container: its cgroup's statistics are for all to read
-	go warm()
 	var l spec.Launch
 	b, err := io.ReadAll(io.LimitReader(in, maxRequest+1))
 	in.Close()
@@ -67,6 +66,9 @@ func Do(l *spec.Launch) spec.Result {
 	logrus.SetOutput(io.Discard)
 	logrus.SetLevel(logrus.WarnLevel)
 	logrus.AddHook(op)
+	if l.Op == spec.Create || l.Op == spec.Exec {
+		go warm()
+	}
 	var err error
 	switch {
 	case l.ID == "" || l.StateDir == "":

@@ -67,7 +67,7 @@ func TestSharedNamespaces(t *testing.T) {
 	first := m.request("sleep", "61")
 	first.Namespaces, first.Hostname = ns, ""
 	pid := m.running(first)
-	second := m.sh("hostname; ps -o args; readlink /proc/self/ns/net /proc/1/ns/net; ls -d /proc/1/root/etc; exit 5")
+	second := m.sh("hostname; ps -o args; readlink /proc/self/ns/net /proc/1/ns/net; exit 5")
 	second.Namespaces, second.Hostname = ns, ""
 	second.Namespaces.PID = fmt.Sprintf("/proc/%d/ns/pid", pid)
 	out, ws, _ := m.run(second)
