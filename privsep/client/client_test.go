@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,6 +41,13 @@ func newHelper(t *testing.T, answer func(wire.Header, []byte, []int) ([]byte, []
 	h.start()
 	t.Cleanup(h.stop)
 	return h
+}
+
+// change changes the helper while it works.
+func (h *helper) change(do func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	do()
 }
 
 func (h *helper) start() {
@@ -97,9 +105,15 @@ func (h *helper) serve(c *seqpacket.Conn) {
 		var reply []byte
 		var out []int
 		if greeted = true; head.Verb == wire.Hello {
-			reply = encode(h.t, head, &h.hello)
+			h.mu.Lock()
+			hello := h.hello
+			h.mu.Unlock()
+			reply = encode(h.t, head, &hello)
 		} else {
-			reply, out = h.answer(head, body, fds)
+			h.mu.Lock()
+			answer := h.answer
+			h.mu.Unlock()
+			reply, out = answer(head, body, fds)
 		}
 		seqpacket.CloseAll(fds)
 		if reply == nil {
@@ -153,7 +167,7 @@ func TestHello(t *testing.T) {
 	if c.Features() != h.hello {
 		t.Errorf("%+v, want %+v", c.Features(), h.hello)
 	}
-	h.hello.Answer = wire.Answer{Code: wire.Invalid, Message: "protocol version 1, want 2"}
+	h.change(func() { h.hello.Answer = wire.Answer{Code: wire.Invalid, Message: "protocol version 1, want 2"} })
 	_, err := Dial(h.path)
 	if !IsCode(err, wire.Invalid) || err.Error() != "protocol version 1, want 2" {
 		t.Errorf("a refused hello: %v", err)
@@ -276,9 +290,11 @@ func TestVerbs(t *testing.T) {
 	check(err == nil && u.Bytes == 1 && u.Inodes == 2, "CtrUsage", err)
 	all, err := c.List(ctx)
 	check(err == nil && reflect.DeepEqual(all, entries), "List", all)
-	if h.dials != 1 {
-		t.Errorf("%d connections for requests one by one", h.dials)
-	}
+	h.change(func() {
+		if h.dials != 1 {
+			t.Errorf("%d connections for requests one by one", h.dials)
+		}
+	})
 }
 
 // What cannot be encoded never reaches the helper.
@@ -308,12 +324,15 @@ func TestRefusedBeforeSending(t *testing.T) {
 func TestErrors(t *testing.T) {
 	denial := wire.Denial{By: "ceiling", Rule: "CEIL-PRIV", Message: "a privileged container is not allowed", Field: "privileged", Remedy: "remove it from the pod"}
 	var ans wire.Answer
-	h := newHelper(t, func(head wire.Header, _ []byte, _ []int) ([]byte, []int) {
-		return encode(t, head, &wire.CtrStartAnswer{Answer: ans}), nil
+	var h *helper
+	h = newHelper(t, func(head wire.Header, _ []byte, _ []int) ([]byte, []int) {
+		m := &wire.CtrStartAnswer{}
+		h.change(func() { m.Answer = ans })
+		return encode(t, head, m), nil
 	})
 	c := dial(t, h)
 	for code := wire.Denied; code <= wire.Failed; code++ {
-		ans = wire.Answer{Code: code, Message: "because"}
+		h.change(func() { ans = wire.Answer{Code: code, Message: "because"} })
 		err := c.CtrStart(ctx, id)
 		var e *Error
 		if !errors.As(err, &e) || e.Code != code || e.Verb != wire.CtrStart || !IsCode(fmt.Errorf("more: %w", err), code) {
@@ -327,7 +346,7 @@ func TestErrors(t *testing.T) {
 		"ceiling denied: CEIL-PRIV a privileged container is not allowed (privileged). Fix: remove it from the pod": denial,
 		"policy denied: R no": {By: "policy", Rule: "R", Message: "no"},
 	} {
-		ans = wire.Answer{Code: wire.Denied, Denial: d}
+		h.change(func() { ans = wire.Answer{Code: wire.Denied, Denial: d} })
 		err := c.CtrStart(ctx, id)
 		if err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
@@ -357,7 +376,7 @@ func TestReconnect(t *testing.T) {
 				t.Error("an answer from nobody")
 			}
 		}
-		h.hello.Generation++
+		h.change(func() { h.hello.Generation++ })
 		h.start()
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -371,14 +390,14 @@ func TestReconnect(t *testing.T) {
 
 // A request that the helper may have begun is not sent a second time.
 func TestNotSentTwice(t *testing.T) {
-	n := 0
-	h := newHelper(t, func(wire.Header, []byte, []int) ([]byte, []int) { n++; return nil, nil })
+	var n atomic.Int32
+	h := newHelper(t, func(wire.Header, []byte, []int) ([]byte, []int) { n.Add(1); return nil, nil })
 	c := dial(t, h)
 	if err := c.CtrStart(ctx, id); !errors.Is(err, seqpacket.ErrEOF) {
 		t.Errorf("%v", err)
 	}
-	if n != 1 {
-		t.Errorf("sent %d times", n)
+	if n.Load() != 1 {
+		t.Errorf("sent %d times", n.Load())
 	}
 }
 
@@ -422,9 +441,11 @@ func TestHostileHelper(t *testing.T) {
 		t.Error("one fd of two was enough")
 	}
 	// An answer other than OK carries no fds to the caller.
-	h.answer = func(head wire.Header, _ []byte, _ []int) ([]byte, []int) {
-		return encode(t, head, &wire.PodSocketAnswer{Answer: wire.Answer{Code: wire.Denied}}), []int{memory(t, "x")}
-	}
+	h.change(func() {
+		h.answer = func(head wire.Header, _ []byte, _ []int) ([]byte, []int) {
+			return encode(t, head, &wire.PodSocketAnswer{Answer: wire.Answer{Code: wire.Denied}}), []int{memory(t, "x")}
+		}
+	})
 	if f, err := c.PodSocket(ctx, id, wire.SocketTCP4); err == nil || f != nil {
 		t.Errorf("%v, %v", f, err)
 	}
@@ -514,6 +535,8 @@ func TestConcurrency(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	mu.Lock()
+	defer mu.Unlock()
 	if most > maxConns+10 { // a cancelled one may still be at work in the helper
 		t.Errorf("%d requests at once", most)
 	}
