@@ -82,7 +82,7 @@ func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
 			return deny("CEIL-LOGDIR", "logs", "name it <namespace>_<name>_<uid>, as the kubelet does", "log directory %q does not end in the pod's uid", p.Logs.Rel)
 		}
 	}
-	if d := checkMaps(p); d != nil {
+	if d := r.checkMaps(p); d != nil {
 		return d
 	}
 	if p.UID == "" {
@@ -112,8 +112,13 @@ func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
 
 // checkMaps refuses a user namespace that is none: root in it would be root, or a
 // daemon of the node, outside. The kubelet hands out nothing below 65536 either.
-func checkMaps(p *plan.PodPlan) *wire.Denial {
-	const lowest = 1 << 16
+// Where the row allows without a user namespace what one makes harmless, the ids
+// do not matter.
+func (r *Row) checkMaps(p *plan.PodPlan) *wire.Denial {
+	lowest := uint32(1 << 16)
+	if r.RunAsRoot && r.UnmaskedProc {
+		lowest = 0
+	}
 	if p.UserNS != (len(p.UIDs) > 0) || p.UserNS != (len(p.GIDs) > 0) {
 		return deny("CEIL-USERNS-MAP", "user_namespace", "send uid and gid mappings with a user namespace, and only then", "a user namespace without mappings, or mappings without it")
 	}

@@ -22,6 +22,7 @@ var asks = map[string]func(*subject){
 	"root":            func(s *subject) { s.ctr.User.UID = 0 },
 	"bidirectional":   mount(func(m *plan.Mount) { m.Propagation = plan.Bidirectional }),
 	"user namespace":  userns(func(*plan.IDMap) {}),
+	"userns of root":  userns(func(m *plan.IDMap) { m.Host = 0 }),
 	"pod label":       func(s *subject) { s.pod.SELinux.Type = "t" },
 	"container label": func(s *subject) { s.ctr.SELinux.Type = "t" },
 	"port 80":         func(s *subject) { s.pod.Ports = []plan.PortMapping{{Protocol: plan.TCP, HostPort: 80}} },
@@ -56,7 +57,7 @@ var allowed = map[string]map[plan.Class]string{
 // Even as good as no ceiling keeps: what is of the node and not of the pod, what
 // nobody listed, and what only a privileged container may.
 const conformance = "nothing, privileged, host network, host pid, host ipc, seccomp off, apparmor off, escalation, unmasked, root, bidirectional, " +
-	"user namespace, pod label, container label, port 80, port 65535, safe sysctl, other sysctl, bind low, host path, device, handler, many pids, " +
+	"user namespace, userns of root, pod label, container label, port 80, port 65535, safe sysctl, other sysctl, bind low, host path, device, handler, many pids, " +
 	"cgroup of node, logs anywhere"
 
 var defaultCaps = map[string]map[plan.Class]string{
