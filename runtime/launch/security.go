@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runc/libcontainer/apparmor"
@@ -14,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/selinux/go-selinux"
 	"github.com/opencontainers/selinux/go-selinux/label"
+	libseccomp "github.com/seccomp/libseccomp-golang"
 	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/privsep/plan"
@@ -74,7 +76,17 @@ func (o *operation) seccomp(cfg *configs.Config) error {
 	if cfg.Seccomp, err = specconv.SetupSeccomp(p); err == nil && cfg.Seccomp == nil {
 		err = errors.New("the profile filters nothing")
 	}
+	if err == nil && len(cfg.Seccomp.Architectures) == 1 {
+		cfg.Seccomp.Syscalls = slices.DeleteFunc(cfg.Seccomp.Syscalls, foreign)
+	}
 	return err
+}
+
+// foreign reports whether a rule is for a call that the native ABI does not have.
+// Such a rule can never match; it would be carried, stored and parsed in vain.
+func foreign(c *configs.Syscall) bool {
+	n, err := libseccomp.GetSyscallFromName(c.Name)
+	return err == nil && n < 0
 }
 
 // brings32 reports whether an image brings the loader of the machine's 32-bit
