@@ -98,7 +98,7 @@ func (c *converter) node(h *tar.Header, parent string) (*node, string, error) {
 		return c.hardlink(h)
 	case tar.TypeChar, tar.TypeBlock:
 		// Old base images bring a /dev, which no container ever sees.
-		if parent == "dev" {
+		if parent == "dev" || strings.HasPrefix(parent, "dev/") {
 			return nil, "", nil
 		}
 		return nil, "device node", nil

@@ -167,6 +167,28 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestLeftOut: what a layer may bring and no container sees.
+func TestLeftOut(t *testing.T) {
+	null := file{tar.Header{Name: "dev/null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}, ""}
+	labelled := reg("etc/x", "x")
+	labelled.PAXRecords = map[string]string{"SCHILY.xattr.security.selinux": "system_u:object_r:etc_t:s0", "SCHILY.xattr.trusted.md5": "1", "SCHILY.xattr.user.a": "b"}
+	f, _, err := convertTo(t, archive(t, directory("dev"), null, labelled))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs, err := erofs.Open(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := erofs.Union{fs}
+	if _, err := u.Stat("/dev/null"); err == nil {
+		t.Error("a device is in the image")
+	}
+	if a, err := u.Stat("/etc/x"); err != nil || len(a.Xattrs) != 1 || a.Xattrs[0].Name != "user.a" {
+		t.Errorf("%+v %v", a, err)
+	}
+}
+
 func TestLimits(t *testing.T) {
 	small := Limits{Entries: 3, Bytes: 1 << 20, Blob: 1 << 20, Trailer: 4096}
 	ok := archive(t, reg("a", ""))
