@@ -95,12 +95,13 @@ func idMap(in []plan.IDMap) []syscall.SysProcIDMap {
 	return out
 }
 
-// checkUserNS refuses mappings that reach into the host's own uids, and
-// namespaces of the host's that no uid of the pod's could be root of.
+// checkUserNS refuses what cannot be made: more than one range (a file's owner is
+// computed here with one), a range without nobody, and namespaces of the host's,
+// that no uid of the pod's is root of. Which host ids are allowed says the ceiling.
 func checkUserNS(p *plan.PodPlan) error {
 	for _, maps := range [][]plan.IDMap{p.UIDs, p.GIDs} {
-		if len(maps) != 1 || maps[0].Container != 0 || maps[0].Host <= nobody || maps[0].Length <= nobody || uint64(maps[0].Host)+uint64(maps[0].Length) > 1<<31 {
-			return errors.New("a user namespace needs one mapping each of uids and gids, of container id 0, from host id 65536 up, at least 65536 long")
+		if len(maps) != 1 || maps[0].Container != 0 || maps[0].Length <= nobody {
+			return errors.New("a user namespace needs one mapping each of uids and gids, from container id 0 on, of at least 65535 ids")
 		}
 	}
 	if p.Network != plan.NamespacePod || p.IPC != plan.NamespacePod || p.PID == plan.NamespaceNode {
