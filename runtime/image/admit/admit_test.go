@@ -27,6 +27,9 @@ type rig struct {
 	img  fixtures.Image
 }
 
+// testImage is what the tests pull.
+var testImage = fixtures.MakeImage(fixtures.Config{}, fixtures.MakeLayer(fixtures.File{Name: "a", Body: "b"}))
+
 func newRig(t *testing.T, converter func(r convert.Request, blob, out *os.File) convert.Answer) *rig {
 	t.Helper()
 	l := layout.New(t.TempDir())
@@ -77,7 +80,7 @@ func newRig(t *testing.T, converter func(r convert.Request, blob, out *os.File) 
 		}
 		server.Close()
 	})
-	r := &rig{t, l, ipc.New(mine), fixtures.MakeImage(fixtures.Config{}, fixtures.MakeLayer(fixtures.File{Name: "a", Body: "b"}))}
+	r := &rig{t, l, ipc.New(mine), testImage}
 	job := &evidence.Job{Repository: "r.example/a", Manifest: r.img.Manifest, Config: r.img.Config}
 	enc, _ := job.Encode()
 	f, err := ipc.MakeBlob(enc)
@@ -184,8 +187,7 @@ func TestHostileConverter(t *testing.T) {
 		}, "keeps its layer open"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var r *rig
-			r = newRig(t, func(_ convert.Request, blob, out *os.File) convert.Answer { return tt.do(blob, out, r.img) })
+			r := newRig(t, func(_ convert.Request, blob, out *os.File) convert.Answer { return tt.do(blob, out, testImage) })
 			a := r.admit(r.img.Digest(), 0)
 			ents, _ := os.ReadDir(r.l.Layers())
 			if tt.want == "" {
