@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/postern-cri/postern/privsep/helper"
 	"github.com/postern-cri/postern/privsep/plan"
 )
@@ -26,15 +28,20 @@ func TestTimings(t *testing.T) {
 		took("pod create", func() { in, out = r.pod(1, plan.NamespaceContainer) })
 		took("container create", func() { ci, co = r.ctr(2, in, out, "exec sleep 1000", nil) })
 		took("container start", func() { r.must(r.m.CtrStart(ci.ID, co.Proc)) })
-		var x helper.Proc
 		took("exec", func() {
-			proc, fds, err := r.m.Exec(ci.ID, id(3), &plan.ExecPlan{Args: []string{"busybox", "sleep", "0.05"}})
+			_, fds, err := r.m.Exec(ci.ID, id(3), &plan.ExecPlan{Args: []string{"busybox", "sleep", "0.05"}})
 			r.must(err)
-			if x = proc; len(fds) != 0 {
+			if len(fds) != 0 {
 				t.Error("fds without streams")
 			}
 		})
-		r.gone(x)
+		// Unreaped it would keep the container's first process from going.
+		r.mu.Lock()
+		pid := r.watch[id(3)]
+		r.mu.Unlock()
+		if _, err := unix.Wait4(pid, nil, 0, nil); err != nil {
+			t.Error(err)
+		}
 		took("kill", func() { r.must(r.m.KillAll(co.Cgroup)); r.gone(co.Proc) })
 		took("container delete", func() { r.must(r.m.CtrDelete(ci.ID, co)) })
 		took("pod delete", func() {
