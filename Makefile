@@ -7,7 +7,7 @@ SHELL := /bin/bash
 GO ?= go
 FUZZTIME ?= 20000x
 export GOFLAGS := -trimpath
-TAGS := containers_image_openpgp
+TAGS := containers_image_openpgp,grpcnotrace
 STATIC := postern postern-init postern-helper posternd postern-streamd postern-logd postern-policyd postern-imaged postern-auditd postern-cni
 LDFLAGS := -s -w
 
@@ -22,7 +22,7 @@ deps-run: deps-build
 build: deps-build
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(STATIC))
-	CGO_ENABLED=1 $(GO) build -tags seccomp -ldflags '$(LDFLAGS)' -o bin/ ./cmd/postern-launch
+	CGO_ENABLED=1 $(GO) build -tags seccomp,netgo,osusergo -ldflags '$(LDFLAGS) -extldflags "-static"' -o bin/ ./cmd/postern-launch
 
 # crictl, for the demo and the tests; pinned in test/tools/go.mod.
 bin/tools/crictl: test/tools/go.mod

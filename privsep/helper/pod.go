@@ -86,7 +86,7 @@ func (h *Helper) teardown(p *pod) (deferred bool) {
 	if deferred {
 		p.Stopped = true
 		p.Tries++
-		p.next = time.Now().Add(min(time.Duration(p.Tries)*5*time.Second, 5*time.Minute))
+		p.next = time.Now().Add(min(time.Second<<min(p.Tries-1, 8), 5*time.Minute))
 		if err := h.savePod(p); err != nil {
 			log.Printf("pod %s: %v", p.ID, err)
 		}

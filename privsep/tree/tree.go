@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -330,10 +331,26 @@ func (t *Tree) stop(sooner func(time.Duration)) bool {
 		// Containers are left. Whoever waits in the foreground may go; the next
 		// `postern up` finds this process and asks it to go on with SIGUSR2.
 		t.parked = os.WriteFile(t.cfg.Parked, fmt.Append(nil, os.Getpid()), 0o600) == nil
+		t.letGo()
 	} else if _, err := os.Stat(t.cfg.Parked); err != nil {
 		return false // the whole installation was removed
 	}
 	return t.parked
+}
+
+// letGo gives up the terminal or pipe of whoever started us: he is done with us,
+// and waits until nobody holds it.
+func (t *Tree) letGo() {
+	log := os.DevNull
+	if len(t.cfg.Processes) > 0 {
+		log = filepath.Join(filepath.Dir(t.cfg.Processes[0].Log), "postern-init.log")
+	}
+	for fd, path := range []string{os.DevNull, os.DevNull, log} {
+		if f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600); err == nil {
+			unix.Dup3(int(f.Fd()), fd, 0)
+			f.Close()
+		}
+	}
 }
 
 func (t *Tree) logf(format string, a ...any) {

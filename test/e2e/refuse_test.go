@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -167,4 +168,11 @@ func TestBrokenCNI(t *testing.T) {
 	}
 	tr.write(tr.netConf(), string(conf))
 	tr.runPod(tr.podConfig("net-again"))
+	tr.eventually(20*time.Second, "what could not be torn down is, once the plugin is back", func() error {
+		left, err := filepath.Glob(tr.root + "/lib/box/state/pod/*.json")
+		if err == nil && len(left) != 1 {
+			err = fmt.Errorf("pods of the helper: %d, want 1", len(left))
+		}
+		return err
+	})
 }
