@@ -3,7 +3,6 @@ package helper
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 
@@ -12,8 +11,6 @@ import (
 	"github.com/postern-cri/postern/privsep/record"
 	"github.com/postern-cri/postern/privsep/wire"
 )
-
-func copyMap[T any](m map[string]T) map[string]T { return maps.Clone(m) }
 
 func sortedKeys(after string, pods map[string]*pod, ctrs map[string]*ctr, execs map[string]*exec) []string {
 	var ids []string
@@ -43,7 +40,11 @@ func ctrCreate(r *request, q *wire.CtrCreateRequest) (wire.Message, error) {
 	if err := r.h.createCtr(c); err != nil {
 		return &wire.CtrCreateAnswer{Answer: failure(err)}, nil
 	}
-	return &wire.CtrCreateAnswer{Container: c.ID, Cgroup: c.Out.Cgroup, Notes: c.Out.Notes}, nil
+	ans := &wire.CtrCreateAnswer{Container: c.ID, Cgroup: c.Out.Cgroup}
+	for _, n := range c.Out.Notes[:min(len(c.Out.Notes), 64)] {
+		ans.Notes = append(ans.Notes, clip(n))
+	}
+	return ans, nil
 }
 
 func (h *Helper) createCtr(c *ctr) error {
@@ -136,18 +137,26 @@ func (h *Helper) makeCtr(c *ctr, in CtrIn) error {
 	defer c.op.Unlock()
 	h.mu.Lock()
 	full := int64(len(h.ctrs)) >= h.Ceiling.MaxContainers
-	if !full {
+	pod := h.pods[c.Pod]
+	there := pod != nil && !pod.leaving && !pod.Stopped // it was, when the request began
+	if there && !full {
 		h.ctrs[c.ID] = c
 	}
 	h.mu.Unlock()
+	if !there {
+		return &answerError{fail(wire.Invalid, "the pod is being stopped")}
+	}
 	if full {
 		return &answerError{fail(wire.Exhausted, "%d containers are the most that ceiling.toml allows (max_containers)", h.Ceiling.MaxContainers)}
 	}
 	if err = h.saveCtr(c); err == nil {
-		c.Out, err = h.Kernel.CtrCreate(in)
+		var out CtrOut
+		out, err = h.Kernel.CtrCreate(in)
+		h.mu.Lock()
+		c.Out, c.Ready = out, err == nil
+		h.mu.Unlock()
 	}
 	if err == nil {
-		c.Ready = true
 		err = h.saveCtr(c)
 	}
 	if err != nil {
@@ -209,7 +218,9 @@ func ctrStart(r *request, q *wire.CtrStartRequest) (wire.Message, error) {
 		if err := r.h.Kernel.CtrStart(c.ID, c.Out.Proc); err != nil {
 			return err
 		}
+		r.h.mu.Lock()
 		c.Started = true
+		r.h.mu.Unlock()
 		return r.h.saveCtr(c)
 	})
 	return &wire.CtrStartAnswer{Answer: outcome(err)}, nil

@@ -73,6 +73,21 @@ func (w *world) begin(policy, audit string, faults map[string]string) {
 	w.decided, w.committed, w.effects = map[string]bool{}, map[string]bool{}, nil
 }
 
+// begun notes the id of what is to be made; lastID returns it.
+func (w *world) begun(id string) { w.mu.Lock(); defer w.mu.Unlock(); w.last = id }
+func (w *world) lastID() string  { w.mu.Lock(); defer w.mu.Unlock(); return w.last }
+
+// procOf is the process of a container, and lastProc the one started last.
+func (w *world) procOf(id string) Proc { w.mu.Lock(); defer w.mu.Unlock(); return w.ctrs[id] }
+func (w *world) lastProc() Proc {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return Proc{PID: w.pid, Start: uint64(w.pid)}
+}
+
+// did is what the request under way did.
+func (w *world) did() []string { w.mu.Lock(); defer w.mu.Unlock(); return w.effects }
+
 func (w *world) Decide(_ context.Context, q gate.Question) (gate.Decision, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -193,7 +208,7 @@ func (w *world) Record(manifest string) (*record.Record, []byte, error) {
 }
 
 func (w *world) PodCreate(in PodIn) (out PodOut, err error) {
-	w.last = in.ID
+	w.begun(in.ID)
 	err = w.effect("PodCreate", func() { w.pods[in.ID], w.nets[in.ID] = true, true })
 	if err != nil {
 		return PodOut{}, err
@@ -217,9 +232,11 @@ func (w *world) PodSocket(string, wire.SocketKind) (fd int, err error) {
 	return fd, err
 }
 
+func (w *world) obliged() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.policy == oblige }
+
 func (w *world) CtrCreate(in CtrIn) (CtrOut, error) {
-	w.last = in.ID
-	if p := in.Plan; w.policy == oblige && (p.CapsBounding&1 != 0 || !p.NoNewPrivs || !p.ReadOnlyRootfs || p.Seccomp.Kind == plan.ProfileUnconfined) {
+	w.begun(in.ID)
+	if p := in.Plan; w.obliged() && (p.CapsBounding&1 != 0 || !p.NoNewPrivs || !p.ReadOnlyRootfs || p.Seccomp.Kind == plan.ProfileUnconfined) {
 		w.t.Errorf("a create that does not keep the obligations: %+v", p)
 	}
 	if in.Records[image] == nil {
@@ -275,7 +292,9 @@ func (w *world) Exec(string, string, *plan.ExecPlan) (p Proc, fds []int, err err
 		fds = []int{fd}
 	})
 	if err != nil {
+		w.mu.Lock()
 		delete(w.procs, p)
+		w.mu.Unlock()
 		for _, fd := range fds {
 			unix.Close(fd)
 		}

@@ -19,8 +19,10 @@ import (
 	"log"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/postern-cri/postern/privsep/ceiling"
 	"github.com/postern-cri/postern/privsep/gate"
@@ -278,8 +280,27 @@ func (e *answerError) Error() string {
 	return e.Message
 }
 
+// denied is a denial as an answer. Its texts quote what the client sent, and what
+// policy said: cut, the answer always fits, and a denial always says why.
 func denied(d *wire.Denial) error {
-	return &answerError{wire.Answer{Code: wire.Denied, Denial: *d}}
+	c := *d
+	for _, s := range []*string{&c.By, &c.Rule, &c.Message, &c.Field, &c.Remedy, &c.DecisionID, &c.Revision} {
+		*s = clip(*s)
+	}
+	return &answerError{wire.Answer{Code: wire.Denied, Denial: c}}
+}
+
+// clip makes any text one that the codec carries.
+func clip(s string) string {
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")
+	if len(s) <= 1000 {
+		return s
+	}
+	n := 997
+	for !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "..."
 }
 
 // failure maps an error of the kernel side to an answer.

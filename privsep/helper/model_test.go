@@ -76,12 +76,16 @@ func (b *bench) restart() {
 	b.end()
 	b.w.mendState()
 	b.w.begin("", "", nil)
+	b.w.mu.Lock()
 	b.w.recovering = true
+	b.w.mu.Unlock()
 	h, err := New(Config{Ceiling: b.c, ClientID: uint32(os.Getuid()), Policy: b.w, Audit: b.w, Kernel: b.w, StateDir: b.w.dir})
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	b.w.mu.Lock()
 	b.w.recovering = false
+	b.w.mu.Unlock()
 	b.h = h
 	os.Remove(b.path)
 	fd, err := seqpacket.Listen(b.path)
@@ -224,10 +228,10 @@ func (m *model) step() {
 	name, got, want := verbs[r.IntN(len(verbs))]()
 	m.w.mendState()
 	if got != want {
-		m.t.Fatalf("%s: code %d, the model says %d; policy %q, audit %q, faults %v, effects %v", name, got, want, m.policy, m.audit, m.faults, m.w.effects)
+		m.t.Fatalf("%s: code %d, the model says %d; policy %q, audit %q, faults %v, effects %v", name, got, want, m.policy, m.audit, m.faults, m.w.did())
 	}
-	if (got == wire.Denied || got == wire.Unavailable || got == wire.NotFound) && len(m.w.effects) > 0 {
-		m.t.Fatalf("%s: refused with code %d, and did %v", name, got, m.w.effects)
+	if (got == wire.Denied || got == wire.Unavailable || got == wire.NotFound) && len(m.w.did()) > 0 {
+		m.t.Fatalf("%s: refused with code %d, and did %v", name, got, m.w.did())
 	}
 	if got == eof || r.IntN(25) == 0 {
 		m.reboot()
@@ -299,6 +303,8 @@ func (m *model) agree(after string) {
 	}()) {
 		m.t.Fatal("the list is not in order")
 	}
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
 	for id := range m.w.ctrs {
 		if m.ctrs[id] == nil {
 			m.t.Fatalf("after %s: container %s is on the machine and nobody knows it", after, id)

@@ -70,12 +70,12 @@ func (m *model) podCreate() (string, wire.Code, wire.Code) {
 			after = func(id string) { m.pods[id] = ready }
 		}
 	}
-	m.w.last = ""
+	m.w.begun("")
 	ans, err := m.cl.PodCreate(ctx, p, plan.Claims{RequestID: "r1"})
-	if m.w.last != "" {
-		after(m.w.last)
+	if id := m.w.lastID(); id != "" {
+		after(id)
 	}
-	if err == nil && (ans.Pod != m.w.last || len(ans.IPs) != 1 || ans.Cgroup == "") {
+	if err == nil && (ans.Pod != m.w.lastID() || len(ans.IPs) != 1 || ans.Cgroup == "") {
 		m.t.Errorf("POD_CREATE answers %+v", ans)
 	}
 	return "POD_CREATE", codeOf(err), want
@@ -179,7 +179,7 @@ func (m *model) ctrCreate() (string, wire.Code, wire.Code) {
 			if d := m.did("CtrDelete"); d != wire.OK {
 				after = func(id string) {
 					if m.ctrs[id] = c; fault == unsaved {
-						c.proc = m.w.ctrs[id]
+						c.proc = m.w.procOf(id)
 					}
 				}
 				if d == eof {
@@ -187,15 +187,15 @@ func (m *model) ctrCreate() (string, wire.Code, wire.Code) {
 				}
 			}
 		default:
-			after = func(id string) { c.proc = m.w.ctrs[id]; m.ctrs[id] = c }
+			after = func(id string) { c.proc = m.w.procOf(id); m.ctrs[id] = c }
 		}
 	}
-	m.w.last = ""
+	m.w.begun("")
 	ans, err := m.cl.CtrCreate(ctx, pod, p, plan.Claims{RequestID: "r1"})
-	if m.w.last != "" {
-		after(m.w.last)
+	if id := m.w.lastID(); id != "" {
+		after(id)
 	}
-	if err == nil && (ans.Container != m.w.last || ans.Cgroup == "" || len(ans.Notes) != 1) {
+	if err == nil && (ans.Container != m.w.lastID() || ans.Cgroup == "" || len(ans.Notes) != 1) {
 		m.t.Errorf("CTR_CREATE answers %+v", ans)
 	}
 	return "CTR_CREATE", codeOf(err), want
@@ -266,7 +266,7 @@ func (m *model) ctrExec() (string, wire.Code, wire.Code) {
 	}
 	ans, files, err := m.cl.CtrExec(ctx, id, e, plan.Claims{RequestID: "r1"})
 	if err == nil {
-		m.execs[ans.Exec] = &mexec{id, Proc{PID: m.w.pid, Start: uint64(m.w.pid)}}
+		m.execs[ans.Exec] = &mexec{id, m.w.lastProc()}
 		if len(files) != 1 {
 			m.t.Errorf("CTR_EXEC with %d files", len(files))
 		}

@@ -2,6 +2,7 @@ package helper
 
 import (
 	"log"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,13 @@ func podCreate(r *request, _ *wire.PodCreateRequest) (wire.Message, error) {
 	if err := r.h.createPod(p); err != nil {
 		return &wire.PodCreateAnswer{Answer: failure(err)}, nil
 	}
-	return &wire.PodCreateAnswer{Pod: p.ID, IPs: p.Out.IPs, Cgroup: p.Out.Cgroup}, nil
+	ans := &wire.PodCreateAnswer{Pod: p.ID, Cgroup: p.Out.Cgroup}
+	for _, ip := range p.Out.IPs { // a plugin wrote them
+		if a, err := netip.ParseAddr(ip); err == nil && a.Zone() == "" && len(ans.IPs) < 16 {
+			ans.IPs = append(ans.IPs, a.String())
+		}
+	}
+	return ans, nil
 }
 
 func (h *Helper) createPod(p *pod) error {
@@ -43,10 +50,13 @@ func (h *Helper) createPod(p *pod) error {
 		return err
 	}
 	if err = h.savePod(p); err == nil {
-		p.Out, err = h.Kernel.PodCreate(p.in())
+		var out PodOut
+		out, err = h.Kernel.PodCreate(p.in())
+		h.mu.Lock()
+		p.Out, p.Ready = out, err == nil
+		h.mu.Unlock()
 	}
 	if err == nil {
-		p.Ready = true
 		err = h.savePod(p)
 	}
 	j.done(err)
@@ -84,7 +94,9 @@ func (h *Helper) teardown(p *pod) (deferred bool) {
 		deferred = true
 	}
 	if deferred {
+		h.mu.Lock()
 		p.Stopped = true
+		h.mu.Unlock()
 		p.Tries++
 		p.next = time.Now().Add(min(time.Second<<min(p.Tries-1, 8), 5*time.Minute))
 		if err := h.savePod(p); err != nil {
@@ -140,6 +152,7 @@ func (h *Helper) deletePod(id string) (bool, error) {
 		return true, nil
 	}
 	h.mu.Lock()
+	p.leaving = true // whoever makes a container now finds the pod gone
 	var inside []*ctr
 	for _, c := range h.ctrs {
 		if c.Pod == id {
@@ -147,8 +160,16 @@ func (h *Helper) deletePod(id string) (bool, error) {
 		}
 	}
 	h.mu.Unlock()
+	defer func() { // a pod that stays takes containers again
+		h.mu.Lock()
+		p.leaving = false
+		h.mu.Unlock()
+	}()
 	for _, c := range inside {
-		if h.Kernel.Alive(c.Out.Proc) {
+		c.op.Lock() // one that is half made is waited for
+		alive := h.Kernel.Alive(c.Out.Proc)
+		c.op.Unlock()
+		if alive {
 			return false, &answerError{fail(wire.Invalid, "container %s of the pod still runs: stop it first", c.ID)}
 		}
 	}
@@ -205,8 +226,8 @@ const pageSize = 40
 
 func (h *Helper) page(after string) *wire.ListAnswer {
 	h.mu.Lock()
-	pods, ctrs, execs := copyMap(h.pods), copyMap(h.ctrs), copyMap(h.execs)
-	h.mu.Unlock()
+	defer h.mu.Unlock() // what is listed was so at one moment
+	pods, ctrs, execs := h.pods, h.ctrs, h.execs
 	ans := &wire.ListAnswer{}
 	for _, id := range sortedKeys(after, pods, ctrs, execs) {
 		if len(ans.Entries) == pageSize {

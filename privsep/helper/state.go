@@ -21,10 +21,12 @@ import (
 // written before an effect (Ready false) and after it, by rename. They are not
 // synced: after a power loss nothing that they speak of exists any more.
 
-// pod is one pod. op is held while its parts are changed.
+// pod is one pod. op is held while its parts are changed, and the helper's mu
+// while those change that a list shows: Ready, Out, Stopped.
 type pod struct {
-	op   sync.Mutex
-	gone bool
+	op      sync.Mutex
+	gone    bool
+	leaving bool // no container may be added any more; under the helper's mu
 
 	ID      string
 	Plan    []byte // as received
@@ -40,7 +42,7 @@ type pod struct {
 
 func (p *pod) in() PodIn { return PodIn{p.ID, &p.plan, &p.claims} }
 
-// ctr is one container.
+// ctr is one container. Its locks are as a pod's: mu for Ready, Started and Out.
 type ctr struct {
 	op   sync.Mutex
 	gone bool
