@@ -10,16 +10,16 @@ if [ "${1:-}" != --inside ]; then
     echo "building the peer: $name (pinned in test/tools/go.mod)"
     (cd test/tools && go build -tags "no_btrfs $tags" -ldflags '-s -w' -o "../../bin/tools/$name" "$pkg")
   done
-  CGO_ENABLED=0 go build -tags containers_image_openpgp -o bin/test/ ./test/bench ./test/cmd/registry
+  CGO_ENABLED=0 go build -tags containers_image_openpgp,grpcnotrace -o bin/test/ ./test/bench ./test/cmd/registry
   exec unshare --mount --net --propagation slave -- "$0" --inside "$@"
 fi
 shift
-bin=$PWD/bin; t=$(mktemp -d /tmp/postern-bench.XXXXXX); chmod 711 "$t"; pids=(); logs=/var/log/pods/postern-bench.$$; mkdir -p "$logs"
-cleanup() { set +e; for ((i=${#pids[@]}-1; i>=0; i--)); do kill -TERM "${pids[$i]}" 2>/dev/null; wait "${pids[$i]}" 2>/dev/null; done; umount -l "$t"/ctrd/state/*/*/* 2>/dev/null; [ -n "${KEEP:-}" ] || rm -rf --one-file-system "$t" "$logs"; }
+bin=$PWD/bin; t=$(mktemp -d /tmp/postern-bench.XXXXXX); chmod 711 "$t"; pids=(); logs=/var/log/pods
+cleanup() { set +e; for ((i=${#pids[@]}-1; i>=0; i--)); do kill -TERM "${pids[$i]}" 2>/dev/null; wait "${pids[$i]}" 2>/dev/null; done; umount -l "$t"/ctrd/state/*/*/* 2>/dev/null; [ -n "${KEEP:-}" ] || rm -rf --one-file-system "$t" "$logs"/bench_bench-*; }
 trap cleanup EXIT
 wait_for() { for _ in $(seq 400); do "$@" >/dev/null 2>&1 && return; sleep 0.05; done; echo "timed out: $*" >&2; tail -n 20 "$t"/*.log "$t"/*/log/*.log >&2; exit 1; }
 ip link set lo up
-"$bin/test/registry" --addr 127.0.0.1:0 --dir "$t/registry" --bench & pids+=($!)
+"$bin/test/registry" --addr 127.0.0.1:0 --dir "$t/registry" --large & pids+=($!)
 wait_for test -s "$t/registry/addr"; reg=$(cat "$t/registry/addr")
 for net in a b; do
   mkdir -p "$t/net-$net"; sub=$([ $net = a ] && echo 10.223 || echo 10.224)
@@ -44,7 +44,7 @@ state = "$t/ctrd/state"
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = "overlayfs"
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
-    sandbox = "$reg/pause:3.10"
+    sandbox = "$reg/bench/pause:1"
   [plugins.'io.containerd.cri.v1.images'.registry]
     config_path = "$t/certs"
 [plugins.'io.containerd.cri.v1.runtime']

@@ -225,11 +225,11 @@ func main() {
 	peerExe := flag.String("peer-exe", "", "comma-separated prefixes of the peer's executables")
 	logs := flag.String("logs", "", "directory for container logs, allowed by our ceiling")
 	n := flag.Int("pods", 30, "pods")
-	registry := flag.String("registry", "", "host:port of the registry with the images bench/small, bench/medium, bench/manyfiles")
+	registry := flag.String("registry", "", "host:port of the registry with the images demo/signed, bench/layers, bench/files")
 	only := flag.String("only", "", "measure only ours or peer")
 	flag.Parse()
-	pulls := map[string]string{"10 layers, 100 MB": *registry + "/bench/medium:1", "30,000 small files": *registry + "/bench/manyfiles:1"}
-	small := *registry + "/bench/small:1"
+	pulls := map[string]string{"10 layers, 100 MB": *registry + "/bench/layers:1", "30,000 small files": *registry + "/bench/files:1"}
+	small := *registry + "/demo/signed:1"
 	var results []result
 	for _, r := range []*runtimeUnderTest{dial("postern", *ours, strings.Split(*oursExe, ","), *logs), dial("containerd", *peer, strings.Split(*peerExe, ","), *logs)} {
 		if *only != "" && (*only == "ours") != (r.name == "postern") {

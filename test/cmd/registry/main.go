@@ -104,7 +104,9 @@ func bench(r *fixtures.Registry, key *fixtures.Key, base fixtures.Layer) error {
 	for repo, i := range map[string]fixtures.Image{
 		"bench/layers": fixtures.MakeImage(fixtures.Config{}, layers[1:]...),
 		"bench/files":  fixtures.MakeImage(fixtures.Config{}, fixtures.ManyFilesLayer(30000)),
-		"bench/small":  fixtures.MakeImage(fixtures.Config{Cmd: []string{"/bin/sh"}}, base),
+		// What the peer keeps a pod's namespaces with; its own size is not counted.
+		"bench/pause": fixtures.MakeImage(fixtures.Config{Cmd: []string{"/bin/sleep", "2147483647"}}, base),
+		"bench/small": fixtures.MakeImage(fixtures.Config{Cmd: []string{"/bin/sh"}}, base),
 	} {
 		if err := r.PushImage(repo, "1", i); err != nil {
 			return err
