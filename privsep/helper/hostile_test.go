@@ -177,10 +177,12 @@ func TestHostilePeer(t *testing.T) {
 			t.Errorf("%s: the connection goes on: %v", name, err)
 		}
 	}
-	if n := b.h.penalty.count; n == 0 {
+	b.h.penalty.mu.Lock()
+	if b.h.penalty.count == 0 {
 		t.Error("no penalty for a violation")
 	}
 	b.h.penalty.count = 0
+	b.h.penalty.mu.Unlock()
 	if _, err := b.cl.PodCreate(ctx, smallPod("u1"), plan.Claims{}); err != nil {
 		t.Errorf("after all that, an honest request: %v", err)
 	}
@@ -202,8 +204,25 @@ func TestHelloVersion(t *testing.T) {
 // A connection of any other uid is closed before a byte of it is read.
 func TestOtherUID(t *testing.T) {
 	b := newBench(t)
-	b.h.ClientID++
-	p := b.peer(t, false)
+	h, err := New(Config{Ceiling: b.c, ClientID: uint32(os.Getuid()) + 1, Policy: b.w, Audit: b.w, Kernel: b.w, StateDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, there, err := seqpacket.Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := seqpacket.NewConn(there)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go h.serveConn(s)
+	k, err := seqpacket.NewConn(here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	p := peer{t, k}
 	if _, err := p.say(wire.Hello, &wire.HelloRequest{Version: wire.Version}); !ended(err) {
 		t.Errorf("%v, want the end", err)
 	}

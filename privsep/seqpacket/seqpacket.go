@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,8 +24,18 @@ var ErrTruncated = errors.New("message or its fds were cut")
 // deadlines work and Close wakes a blocked call. One goroutine may send while
 // another receives.
 type Conn struct {
-	f  *os.File
-	rc rawConn
+	f      *os.File
+	rc     rawConn
+	closed atomic.Bool
+}
+
+// ours is err as os.ErrClosed where the connection was closed on this side: the
+// poller's own error for that is not exported.
+func ours(closed *atomic.Bool, err error) error {
+	if err != nil && closed.Load() {
+		return os.ErrClosed
+	}
+	return err
 }
 
 type rawConn interface {
@@ -48,7 +59,7 @@ func NewConn(fd int) (*Conn, error) {
 		f.Close()
 		return nil, err
 	}
-	return &Conn{f, rc}, nil
+	return &Conn{f: f, rc: rc}, nil
 }
 
 // Dial connects to the socket at path.
@@ -102,7 +113,7 @@ func (c *Conn) Send(b []byte, fds ...int) error {
 		err = serr
 	}
 	if err != nil {
-		return fmt.Errorf("sending a message: %w", err)
+		return fmt.Errorf("sending a message: %w", ours(&c.closed, err))
 	}
 	return nil
 }
@@ -128,7 +139,7 @@ func (c *Conn) Recv(b []byte) (n int, fds []int, err error) {
 		err = rerr
 	}
 	if err != nil {
-		return 0, nil, fmt.Errorf("receiving a message: %w", err)
+		return 0, nil, fmt.Errorf("receiving a message: %w", ours(&c.closed, err))
 	}
 	if oobn > 0 {
 		fds, err = parseRights(oob[:oobn])
@@ -170,7 +181,7 @@ func (c *Conn) RecvGrow(buf *[]byte, limit int) (int, []int, error) {
 		err = perr
 	}
 	if err != nil {
-		return 0, nil, fmt.Errorf("receiving a message: %w", err)
+		return 0, nil, fmt.Errorf("receiving a message: %w", ours(&c.closed, err))
 	}
 	if size > limit {
 		return 0, nil, ErrTruncated
@@ -187,17 +198,19 @@ func parseRights(oob []byte) ([]int, error) {
 		return nil, fmt.Errorf("parsing a control message: %w", err)
 	}
 	var fds []int
-	for i := range msgs {
+	for i := range msgs { // to the end, whatever comes: every fd must be known to be closed
 		if msgs[i].Header.Level != unix.SOL_SOCKET || msgs[i].Header.Type != unix.SCM_RIGHTS {
-			return fds, errors.New("unexpected control message")
+			err = errors.New("unexpected control message")
+			continue
 		}
-		got, err := unix.ParseUnixRights(&msgs[i])
-		if err != nil {
-			return fds, fmt.Errorf("parsing passed fds: %w", err)
+		got, perr := unix.ParseUnixRights(&msgs[i])
+		if perr != nil {
+			err = fmt.Errorf("parsing passed fds: %w", perr)
+			continue
 		}
 		fds = append(fds, got...)
 	}
-	return fds, nil
+	return fds, err
 }
 
 // CloseAll closes fds.
@@ -211,7 +224,10 @@ func CloseAll(fds []int) {
 func (c *Conn) SetDeadline(t time.Time) error { return c.f.SetDeadline(t) }
 
 // Close closes the connection and wakes blocked calls.
-func (c *Conn) Close() error { return c.f.Close() }
+func (c *Conn) Close() error {
+	c.closed.Store(true)
+	return c.f.Close()
+}
 
 // Peer returns the credentials that the peer had when it connected. On an
 // inherited socket pair they are the creator's: do not ask there.
@@ -231,8 +247,9 @@ func (c *Conn) Peer() (*unix.Ucred, error) {
 
 // Listener accepts connections.
 type Listener struct {
-	f  *os.File
-	rc rawConn
+	f      *os.File
+	rc     rawConn
+	closed atomic.Bool
 }
 
 // Listen binds and listens at path, which must not exist.
@@ -258,7 +275,7 @@ func NewListener(fd int) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Listener{c.f, c.rc}, nil
+	return &Listener{f: c.f, rc: c.rc}, nil
 }
 
 // Accept waits for a connection.
@@ -279,7 +296,7 @@ func (l *Listener) Accept() (*Conn, error) {
 		err = aerr
 	}
 	if err != nil {
-		return nil, fmt.Errorf("accepting a connection: %w", err)
+		return nil, fmt.Errorf("accepting a connection: %w", ours(&l.closed, err))
 	}
 	return NewConn(nfd)
 }
@@ -288,4 +305,7 @@ func (l *Listener) Accept() (*Conn, error) {
 func (l *Listener) SetDeadline(t time.Time) error { return l.f.SetDeadline(t) }
 
 // Close stops listening.
-func (l *Listener) Close() error { return l.f.Close() }
+func (l *Listener) Close() error {
+	l.closed.Store(true)
+	return l.f.Close()
+}
