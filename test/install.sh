@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # install.sh GROUP...  Installs, on Debian 12 as root, the packages that a make target needs, and says which and why.
-# Groups: build (compile), run (demo, tests), bench (the peer), fuzz. What is there already is left alone.
+# Groups: build (compile), run (demo, tests), vm (the emulated machine), bench (the peer), critest, fuzz. What is there already is left alone.
 set -euo pipefail
 declare -A why=(
   [gcc]="compiles postern-launch (cgo)" [libc6-dev]="compiles postern-launch (cgo)" [pkg-config]="finds libseccomp"
   [libseccomp-dev]="seccomp filters of containers" [containernetworking-plugins]="CNI plugins: bridge, host-local, portmap"
   [iptables]="masquerading and host ports of the CNI plugins" [busybox-static]="content of the images that the tests make"
   [iproute2]="network namespaces of the tests" [procps]="ps in the demo" [util-linux]="unshare, flock" [curl]="port-forward check of the demo"
-  [git]="module checks")
+  [git]="module checks" [qemu-system-x86]="emulates a machine with cgroup v2 and AppArmor" [cpio]="packs its initial file system"
+  [kmod]="finds its kernel modules" [apparmor]="loads AppArmor profiles there")
 declare -A group=(
   [build]="gcc libc6-dev pkg-config libseccomp-dev"
   [run]="containernetworking-plugins iptables busybox-static iproute2 procps util-linux curl"
+  [vm]="qemu-system-x86 busybox-static cpio kmod apparmor"
   [bench]="containernetworking-plugins iptables busybox-static iproute2 util-linux"
+  [critest]="containernetworking-plugins iptables busybox-static iproute2 util-linux procps nginx-light apache2-bin"
   [fuzz]="")
 missing=()
 for g in "$@"; do

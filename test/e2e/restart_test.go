@@ -61,7 +61,7 @@ func TestRestarts(t *testing.T) {
 				t.Errorf("the counter's state is %v", st.State)
 			}
 			tr.eventually(10*time.Second, "exec works", func() error {
-				r, err := tr.rt.ExecSync(ctx(t), &cri.ExecSyncRequest{ContainerId: ends, Cmd: []string{"touch", "/tmp/go"}, Timeout: 10})
+				r, err := tr.rt.ExecSync(ctx(t), &cri.ExecSyncRequest{ContainerId: ends, Cmd: []string{"touch", "/tmp/go"}, Timeout: 10 * int64(slow)})
 				if err == nil && r.ExitCode != 0 {
 					err = fmt.Errorf("exit code %d: %s", r.ExitCode, r.Stderr)
 				}

@@ -28,10 +28,21 @@ const inside = "POSTERN_E2E_INSIDE"
 
 var bin string // the build's bin directory
 
+// slow multiplies every time limit: POSTERN_SLOW=15 in an emulated machine.
+var slow = 1
+
+// limit is a time limit that holds on an ordinary machine.
+func limit(d time.Duration) time.Duration { return d * time.Duration(slow) }
+
 func TestMain(m *testing.M) {
 	var err error
 	if bin, err = filepath.Abs("../../bin"); err != nil {
 		panic(err)
+	}
+	if v := os.Getenv("POSTERN_SLOW"); v != "" {
+		if slow, err = strconv.Atoi(v); err != nil || slow < 1 {
+			panic("POSTERN_SLOW must be a number from 1 on")
+		}
 	}
 	if os.Getuid() != 0 || os.Getenv(inside) != "" {
 		if os.Getenv(inside) != "" {
@@ -69,7 +80,7 @@ type tree struct {
 }
 
 func ctx(t *testing.T) context.Context {
-	c, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	c, cancel := context.WithTimeout(t.Context(), limit(60*time.Second))
 	t.Cleanup(cancel)
 	return c
 }
@@ -160,7 +171,7 @@ func (tr *tree) up(profile string) {
 func (tr *tree) answers(d time.Duration) {
 	tr.t.Helper()
 	tr.eventually(d, "CRI answers", func() error {
-		c, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		c, cancel := context.WithTimeout(context.Background(), limit(2*time.Second))
 		defer cancel()
 		_, err := tr.rt.Version(c, &cri.VersionRequest{}, grpc.WaitForReady(true))
 		return err
@@ -176,7 +187,7 @@ func (tr *tree) down() {
 	if t.Failed() {
 		tr.dumpLogs()
 	}
-	c, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	c, cancel := context.WithTimeout(context.Background(), limit(60*time.Second))
 	defer cancel()
 	if pods, err := tr.rt.ListPodSandbox(c, &cri.ListPodSandboxRequest{}); err == nil {
 		for _, p := range pods.Items {
@@ -207,8 +218,8 @@ func (tr *tree) stop() {
 		if err != nil {
 			tr.t.Errorf("postern up: %v\n%s", err, tr.out)
 		}
-	case <-time.After(20 * time.Second):
-		tr.t.Errorf("postern up did not stop within 20 s\n%s", tr.out)
+	case <-time.After(limit(20 * time.Second)):
+		tr.t.Errorf("postern up did not stop in time\n%s", tr.out)
 		tr.cmd.Process.Kill()
 		<-done
 	}
@@ -274,6 +285,7 @@ func (tr *tree) processes() map[string][]int {
 
 func (tr *tree) eventually(d time.Duration, what string, f func() error) {
 	tr.t.Helper()
+	d = limit(d)
 	end := time.Now().Add(d)
 	for {
 		err := f()
