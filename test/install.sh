@@ -7,6 +7,7 @@ declare -A why=(
   [libseccomp-dev]="seccomp filters of containers" [containernetworking-plugins]="CNI plugins: bridge, host-local, portmap"
   [iptables]="masquerading and host ports of the CNI plugins" [busybox-static]="content of the images that the tests make"
   [iproute2]="network namespaces of the tests" [procps]="ps in the demo" [util-linux]="unshare, flock" [curl]="port-forward check of the demo"
+  [nginx-light]="content of critest's images" [apache2-bin]="content of critest's images"
   [git]="module checks" [qemu-system-x86]="emulates a machine with cgroup v2 and AppArmor" [cpio]="packs its initial file system"
   [kmod]="finds its kernel modules" [apparmor]="loads AppArmor profiles there")
 declare -A group=(

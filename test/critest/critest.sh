@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# critest.sh [critest flags]  The upstream CRI validation suite against Postern with --profile conformance, in a mount and
+# a network namespace of its own. Ends with the counts, and with status 1 if a spec fails or skips that expected.txt does
+# not name. Flags go to critest, for example: critest.sh -ginkgo.focus 'OOMKilled', critest.sh -websocket-exec.
+# PARALLEL=n runs n specs at a time; KEEP=1 keeps the directory with the logs.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+if [ "${1:-}" != --inside ]; then
+  test/install.sh critest
+  mkdir -p bin/tools bin/test
+  for c in crictl:build:sigs.k8s.io/cri-tools/cmd/crictl critest:test:sigs.k8s.io/cri-tools/cmd/critest ginkgo:build:github.com/onsi/ginkgo/v2/ginkgo; do
+    IFS=: read -r name how pkg <<<"$c"
+    [ -x "bin/tools/$name" ] || { [ "$name" = ginkgo ] && [ "${PARALLEL:-1}" = 1 ]; } && continue
+    echo "building $name (pinned in test/tools/go.mod)"
+    [ "$how" = test ] && how="test -c"
+    (cd test/tools && CGO_ENABLED=0 go $how -o "../../bin/tools/$name" "$pkg")
+  done
+  CGO_ENABLED=0 go build -tags containers_image_openpgp,grpcnotrace -o bin/test/critest-images ./test/critest
+  exec unshare --mount --net --propagation slave -- "$0" --inside "$@"
+fi
+shift
+bin=$PWD/bin; here=$PWD/test/critest; t=$(mktemp -d /tmp/postern-critest.XXXXXX); chmod 711 "$t"; pids=(); crictl="$bin/tools/crictl"
+cleanup() {
+  set +e
+  "$crictl" -c "$t/crictl.yaml" rmp -fa >/dev/null 2>&1
+  for ((i=${#pids[@]}-1; i>=0; i--)); do kill -TERM "${pids[$i]}" 2>/dev/null; wait "${pids[$i]}" 2>/dev/null; done
+  [ -n "${KEEP:-}" ] && echo "kept: $t" || rm -rf --one-file-system "$t"
+}
+trap cleanup EXIT
+wait_for() { for _ in $(seq 600); do "$@" >/dev/null 2>&1 && return; sleep 0.05; done; echo "timed out: $*" >&2; tail -n 20 "$t"/*.log "$t"/p/log/*.log >&2; exit 1; }
+ip link set lo up
+printf 'runtime-endpoint: "unix://%s/p/run/postern.sock"\ntimeout: 60\n' "$t" > "$t/crictl.yaml"
+
+"$bin/test/critest-images" serve --dir "$t/registry" & pids+=($!)
+wait_for test -s "$t/registry/addr"; reg=$(cat "$t/registry/addr")
+for r in registry.k8s.io k8s.gcr.io gcr.io; do
+  printf '[[registry]]\nprefix = "%s"\nlocation = "%s"\ninsecure = true\n' "$r" "$reg"
+done > "$t/registries.conf"
+mkdir "$t/net.d"; cat > "$t/net.d/10-critest.conflist" <<N
+{"cniVersion":"1.0.0","name":"critest","plugins":[{"type":"bridge","bridge":"critest0","isGateway":true,"ipMasq":true,"hairpinMode":true,
+"ipam":{"type":"host-local","dataDir":"$t/ipam","ranges":[[{"subnet":"10.225.0.0/16"}]],"routes":[{"dst":"0.0.0.0/0"}]}},
+{"type":"portmap","capabilities":{"portMappings":true}}]}
+N
+cat > "$t/postern.toml" <<C
+[image]
+registries_conf = "$t/registries.conf"
+[network]
+conf_dir = "$t/net.d"
+bin_dirs = ["/usr/lib/cni"]
+C
+"$bin/postern" up --root "$t/p" --profile conformance --config "$t/postern.toml" > "$t/up.log" 2>&1 & pids+=($!)
+wait_for "$crictl" -c "$t/crictl.yaml" version
+"$crictl" -c "$t/crictl.yaml" version
+
+mkdir "$t/tmp"; export TMPDIR=$t/tmp PATH=$bin/tools:$PATH; chmod 711 "$t/tmp"
+parallel=(); [ "${PARALLEL:-1}" = 1 ] || parallel=(-parallel "$PARALLEL")
+set +e
+"$bin/tools/critest" -config "$t/crictl.yaml" -runtime-endpoint "unix://$t/p/run/postern.sock" -image-endpoint "unix://$t/p/run/postern.sock" \
+  "${parallel[@]}" -ginkgo.no-color -ginkgo.timeout 60m -ginkgo.json-report "$t/report.json" "$@" > "$t/critest.log" 2>&1
+status=$?
+set -e
+[ -s "$t/report.json" ] || { tail -n 40 "$t/critest.log"; exit 1; }
+"$bin/test/critest-images" report "$t/report.json" "$here/expected.txt" || { [ -n "${KEEP:-}" ] || cp "$t/critest.log" "${TMPDIR%/*/*}/postern-critest.log"; exit 1; }

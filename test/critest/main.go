@@ -1,0 +1,80 @@
+// Command critest holds what the upstream CRI validation suite needs beside
+// itself: a registry on loopback with the images that it asks for, made on the
+// fly from this machine's Debian packages, and a reader of its report.
+//
+//	critest serve --dir DIR          writes DIR/addr once it serves, and runs until SIGTERM
+//	critest report FILE EXPECTED     counts the specs, and fails where one failed or skipped that EXPECTED does not name
+//
+// It is also what two of the images run: started as /nnp or /pause it is that.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/postern-cri/postern/test/fixtures"
+)
+
+func main() {
+	switch os.Args[0] {
+	case "/nnp": // setuid root in its image: tells what no_new_privs made of that
+		fmt.Printf("Effective uid: %d\n", os.Geteuid())
+		return
+	case "/pause":
+		wait()
+		return
+	}
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "critest:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) == 3 && args[0] == "report" {
+		return report(args[1], args[2])
+	}
+	if len(args) == 0 || args[0] != "serve" {
+		return fmt.Errorf("usage: critest serve --dir DIR | critest report FILE EXPECTED")
+	}
+	f := flag.NewFlagSet("serve", flag.ContinueOnError)
+	dir := f.String("dir", "", "directory for addr and access.log")
+	if err := f.Parse(args[1:]); err != nil {
+		return err
+	}
+	return serve(*dir)
+}
+
+func serve(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	log, err := os.Create(filepath.Join(dir, "access.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	r, err := fixtures.StartRegistry("127.0.0.1:0", log)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := pushAll(r); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "addr"), []byte(r.Addr+"\n"), 0o644); err != nil {
+		return err
+	}
+	wait()
+	return nil
+}
+
+func wait() {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+	<-stop
+}
