@@ -184,7 +184,8 @@ func Epoch(trustFile, trustDir string) (string, error) {
 	}
 	var names []string
 	for _, e := range ents {
-		if e.Type().IsRegular() {
+		// A key may be a symlink, and then it is what the link leads to that counts.
+		if st, err := os.Stat(filepath.Join(trustDir, e.Name())); err == nil && st.Mode().IsRegular() {
 			names = append(names, e.Name())
 		}
 	}

@@ -217,6 +217,17 @@ func TestEpoch(t *testing.T) {
 	step("the key renamed", os.Rename(filepath.Join(sub, "k1"), filepath.Join(sub, "k2")))
 	step("two keys", w(filepath.Join(sub, "k3"), "y"))
 	step("swapped", errors.Join(w(filepath.Join(sub, "k2"), "y"), w(filepath.Join(sub, "k3"), "x")))
+	away := filepath.Join(dir, "away")
+	step("a linked key", errors.Join(w(away, "z"), os.Symlink(away, filepath.Join(sub, "k4"))))
+	step("changed behind the link", w(away, "zz"))
+	// What is no file is no key: directories and links that lead nowhere.
+	before, _ := Epoch(file, sub)
+	if err := errors.Join(os.Mkdir(filepath.Join(sub, "d"), 0o755), os.Symlink("nowhere", filepath.Join(sub, "n"))); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := Epoch(file, sub); err != nil || after != before {
+		t.Errorf("%s became %s, %v", before, after, err)
+	}
 	step("the content moved", errors.Join(w(filepath.Join(sub, "k2"), "yx"), w(filepath.Join(sub, "k3"), "")))
 }
 
