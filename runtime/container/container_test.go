@@ -96,7 +96,6 @@ func TestPlan(t *testing.T) {
 		User: plan.User{UID: 1000, GID: 1001, Groups: []uint32{1001, 50, 51}},
 		PID:  plan.NamespaceContainer, Seccomp: def, AppArmor: def, MaskedPaths: []string{"/proc/kcore"}, ReadOnlyPaths: []string{"/proc/sys"}, Log: "c/0.log",
 		Mounts: []plan.Mount{
-			{From: plan.Place{Root: plan.RootScratch, Name: "0"}, To: "/vol", Propagation: plan.Private, NoDev: true},
 			{From: plan.Place{Root: plan.RootPodVolumes, Rel: "etc-hosts"}, To: "/etc/hosts", Propagation: plan.Private},
 			{From: plan.Place{Root: plan.RootPodFile, Name: "hostname"}, To: "/etc/hostname", Propagation: plan.Private, NoDev: true, NoSuid: true},
 			{From: plan.Place{Root: plan.RootPodFile, Name: "resolv.conf"}, To: "/etc/resolv.conf", Propagation: plan.Private, NoDev: true, NoSuid: true},
@@ -144,24 +143,42 @@ func TestClass(t *testing.T) {
 	}
 }
 
+// TestImageVolumes: a read-only root leaves the image's volumes writable; with a
+// writable one they are part of it, with what the image has there.
+func TestImageVolumes(t *testing.T) {
+	for _, readOnly := range []bool{false, true} {
+		in := restricted()
+		in.Image.Volumes = []string{"/vol"}
+		in.Config.Linux.SecurityContext.ReadonlyRootfs = readOnly
+		p, err := Plan(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := slices.ContainsFunc(p.Mounts, func(m plan.Mount) bool { return m.To == "/vol" && m.From.Root == plan.RootScratch })
+		if got != readOnly {
+			t.Errorf("read-only root %v: a directory of its own for the volume: %v", readOnly, got)
+		}
+	}
+}
+
 func TestCapabilities(t *testing.T) {
 	bit := func(n string) uint64 { b, _ := capability.Parse(n); return 1 << b }
 	for _, c := range []struct {
 		name              string
-		caps              cri.Capability
+		caps              *cri.Capability
 		privileged        bool
 		bounding, ambient uint64
 	}{
-		{"default", cri.Capability{}, false, capability.Default, 0},
-		{"drop all", cri.Capability{DropCapabilities: []string{"ALL"}}, false, 0, 0},
-		{"add all", cri.Capability{AddCapabilities: []string{"all"}}, false, capability.All, 0},
-		{"add all but one", cri.Capability{AddCapabilities: []string{"ALL"}, DropCapabilities: []string{"CAP_SYS_ADMIN"}}, false, capability.All &^ bit("SYS_ADMIN"), 0},
-		{"drop all, add one", cri.Capability{AddCapabilities: []string{"KILL"}, DropCapabilities: []string{"ALL"}}, false, bit("KILL"), 0},
-		{"ambient", cri.Capability{AddAmbientCapabilities: []string{"NET_RAW"}, DropCapabilities: []string{"ALL"}}, false, bit("NET_RAW"), bit("NET_RAW")},
-		{"privileged", cri.Capability{DropCapabilities: []string{"ALL"}}, true, capability.All, 0},
+		{"default", &cri.Capability{}, false, capability.Default, 0},
+		{"drop all", &cri.Capability{DropCapabilities: []string{"ALL"}}, false, 0, 0},
+		{"add all", &cri.Capability{AddCapabilities: []string{"all"}}, false, capability.All, 0},
+		{"add all but one", &cri.Capability{AddCapabilities: []string{"ALL"}, DropCapabilities: []string{"CAP_SYS_ADMIN"}}, false, capability.All &^ bit("SYS_ADMIN"), 0},
+		{"drop all, add one", &cri.Capability{AddCapabilities: []string{"KILL"}, DropCapabilities: []string{"ALL"}}, false, bit("KILL"), 0},
+		{"ambient", &cri.Capability{AddAmbientCapabilities: []string{"NET_RAW"}, DropCapabilities: []string{"ALL"}}, false, bit("NET_RAW"), bit("NET_RAW")},
+		{"privileged", &cri.Capability{DropCapabilities: []string{"ALL"}}, true, capability.All, 0},
 	} {
 		in := restricted()
-		sc(&in).Capabilities = &c.caps
+		sc(&in).Capabilities = c.caps
 		in.Pod.Privileged, sc(&in).Privileged = c.privileged, c.privileged
 		p, err := Plan(in)
 		if err != nil || p.CapsBounding != c.bounding || p.CapsAmbient != c.ambient {

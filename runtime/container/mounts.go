@@ -161,6 +161,9 @@ func mountTarget(field, p string) (string, error) {
 	return to, nil
 }
 
+// imageVolumes gives each volume that the image declares a directory of the
+// container's own where its root is read-only. Where it is not, the writable layer
+// is one, and what the image has there is seen.
 func imageVolumes(p *plan.Plan, in *Input, seen map[string]bool) error {
 	volumes := slices.Clone(in.Image.Volumes)
 	slices.Sort(volumes)
@@ -173,7 +176,7 @@ func imageVolumes(p *plan.Plan, in *Input, seen map[string]bool) error {
 		if to == "/sys" || strings.HasPrefix(to, "/sys/") || to == "/dev" || strings.HasPrefix(to, "/dev/") {
 			return refuse("image config Volumes", "%q: an image cannot put a volume there", v)
 		}
-		if seen[to] {
+		if seen[to] || !p.ReadOnlyRootfs {
 			continue
 		}
 		seen[to] = true
