@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // ErrNotFound says that there is no such pod or container.
@@ -50,7 +51,7 @@ func Open(path string) (*Store, error) {
 	if err == nil {
 		return s, nil
 	}
-	if errors.Is(err, os.ErrPermission) || errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, os.ErrPermission) || errors.Is(err, berrors.ErrTimeout) {
 		return nil, err
 	}
 	if rerr := os.Rename(path, path+".bad"); rerr != nil {
