@@ -1,6 +1,7 @@
 package network
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -98,12 +99,22 @@ func rootsOwn(f *os.File) error {
 	return nil
 }
 
+// asList is the list whose only plugin is one.
+func asList(one *libcni.PluginConfig) (*libcni.NetworkConfigList, error) {
+	b, err := json.Marshal(map[string]any{"cniVersion": one.Network.CNIVersion, "name": one.Network.Name,
+		"plugins": []json.RawMessage{one.Bytes}})
+	if err != nil {
+		return nil, err
+	}
+	return libcni.NetworkConfFromBytes(b)
+}
+
 // parse reads a list of plugins, or a single one as a list.
 func parse(name string, b []byte) (*libcni.NetworkConfigList, error) {
 	list, err := libcni.NetworkConfFromBytes(b)
 	if err != nil || len(list.Plugins) == 0 {
 		if one, e := libcni.NetworkPluginConfFromBytes(b); e == nil && one.Network.Type != "" {
-			list, err = libcni.ConfListFromConf(one)
+			list, err = asList(one)
 		}
 	}
 	if err != nil {
