@@ -2,10 +2,13 @@ package trust
 
 import (
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -114,6 +117,33 @@ func TestIdentity(t *testing.T) {
 	} {
 		if got := tt.i.Allows(tt.signed, tt.repo); got != tt.want {
 			t.Errorf("%+v signed %q repo %q: %v", tt.i, tt.signed, tt.repo, got)
+		}
+	}
+}
+
+// A key that can be computed from its public half vouches for nothing.
+func TestWeakKeys(t *testing.T) {
+	ec := func(c elliptic.Curve) any {
+		k, err := ecdsa.GenerateKey(c, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &k.PublicKey
+	}
+	modulus := func(bits uint) any { return &rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), bits-1), E: 65537} }
+	ed, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, key := range map[string]any{"P-224": ec(elliptic.P224()), "RSA 1024": modulus(1024), "RSA 2047": modulus(2047),
+		"RSA 16384": modulus(16384), "another type": "key"} {
+		if strong(key) == nil {
+			t.Errorf("%s was accepted", what)
+		}
+	}
+	for what, key := range map[string]any{"P-256": ec(elliptic.P256()), "P-521": ec(elliptic.P521()), "RSA 2048": modulus(2048), "Ed25519": ed} {
+		if err := strong(key); err != nil {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }
