@@ -30,6 +30,12 @@ func Resources(in *cri.LinuxContainerResources) (plan.Resources, error) {
 			return r, refuse(field+f.name, "%d is too small", f.v)
 		}
 	}
+	if in.CpuPeriod != 0 && (in.CpuPeriod < 1000 || in.CpuPeriod > 1000000) {
+		return r, refuse(field+"cpu_period", "%d: want 1000 to 1000000 microseconds", in.CpuPeriod)
+	}
+	if in.CpuQuota > 0 && in.CpuQuota < 1000 {
+		return r, refuse(field+"cpu_quota", "%d: want at least 1000 microseconds, or -1 for no limit", in.CpuQuota)
+	}
 	if in.OomScoreAdj > 1000 {
 		return r, refuse(field+"oom_score_adj", "%d is more than 1000", in.OomScoreAdj)
 	}

@@ -72,10 +72,12 @@ func profiles(p *plan.Plan, in *Input) error {
 	sc := in.Config.GetLinux().GetSecurityContext()
 	const field = "linux.security_context."
 	var err error
-	if p.Seccomp, err = profile(field+"seccomp", sc.GetSeccomp(), sc.GetSeccompProfilePath(), p.Privileged); err != nil {
+	//lint:ignore SA1019 kubelets that may still talk to us set only the old fields, and to forget them would loosen a profile
+	oldSeccomp, oldAppArmor := sc.GetSeccompProfilePath(), sc.GetApparmorProfile()
+	if p.Seccomp, err = profile(field+"seccomp", sc.GetSeccomp(), oldSeccomp, p.Privileged); err != nil {
 		return err
 	}
-	if p.AppArmor, err = profile(field+"apparmor", sc.GetApparmor(), sc.GetApparmorProfile(), p.Privileged); err != nil {
+	if p.AppArmor, err = profile(field+"apparmor", sc.GetApparmor(), oldAppArmor, p.Privileged); err != nil {
 		return err
 	}
 	if p.Privileged {
