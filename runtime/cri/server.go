@@ -97,7 +97,7 @@ func (s *Server) GRPC() *grpc.Server {
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.ReadBufferSize(16<<10), grpc.WriteBufferSize(16<<10), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(16<<10), grpc.WriteBufferSize(16<<10),
 		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.streaming),
 	)
 	cri.RegisterRuntimeServiceServer(g, s)
