@@ -14,12 +14,11 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "postern-logd:", err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "postern-logd:", run())
+	os.Exit(1)
 }
 
+// run returns only if something is wrong: a signal ends this process.
 func run() error {
 	root := flag.String("root", "", "directory that everything lies beneath, in place of the system's")
 	flag.Parse()

@@ -46,7 +46,7 @@ everything that check does, and then becomes postern-init, which starts the
 daemons. It ends on SIGTERM or SIGINT. Containers are left running unless
 postern.toml says stop.on_stop = "kill": the next up takes them over.`,
 		Example: `  postern up --root /tmp/p --profile baseline
-  postern up --profile restricted --config /root/postern.toml`,
+  postern up --profile restricted --config ./postern.toml`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return up(c.OutOrStdout(), c.ErrOrStderr(), f) },
 	}
