@@ -54,7 +54,6 @@ type Tree struct {
 	wake      [2]int // pipe from the signal handler to poll
 	stopping  bool
 	parked    bool
-	upgrade   func(*Tree) error
 }
 
 // Run runs the tree until it is stopped. state is the fd that a former version
