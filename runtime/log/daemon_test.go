@@ -44,7 +44,6 @@ type keep struct {
 	cmd      *exec.Cmd
 	restore  *seqpacket.Conn
 	binary   []string // in place of the test itself
-	log      *os.File
 }
 
 type kept struct {
