@@ -273,6 +273,10 @@ func fail(code wire.Code, format string, a ...any) wire.Answer {
 // answerError is an error that knows its answer.
 type answerError struct{ wire.Answer }
 
+// Invalid is an error for which the request is to blame: the text names its field
+// and what would help.
+func Invalid(format string, a ...any) error { return &answerError{fail(wire.Invalid, format, a...)} }
+
 func (e *answerError) Error() string {
 	if e.Code == wire.Denied {
 		return e.Denial.Rule + ": " + e.Denial.Message

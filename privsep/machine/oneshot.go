@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/postern-cri/postern/privsep/helper"
 	"github.com/postern-cri/postern/privsep/keeper"
 	"github.com/postern-cri/postern/privsep/spec"
 )
@@ -117,7 +118,10 @@ func (m *Machine) run(l *spec.Launch, stdio [3]*os.File, console *os.File) (res 
 	err = oneShot(path, l, launchTime, stdio, console, func(r io.Reader) error {
 		return json.NewDecoder(r).Decode(&res) // not to its end: a container may hold the pipe a while
 	})
-	if err == nil && res.Error != "" {
+	switch {
+	case err == nil && res.Field != "":
+		return res, since, helper.Invalid("%s: %s. Fix: %s", res.Field, res.Error, res.Remedy)
+	case err == nil && res.Error != "":
 		err = errors.New(res.Error)
 	}
 	if err != nil {

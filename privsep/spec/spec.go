@@ -85,5 +85,9 @@ type Result struct {
 	// NotFound says that the command of an exec or create does not exist in the
 	// image; Exited that the container is gone.
 	NotFound bool
-	Exited   bool
+	// Field is the field of the request that Error is about, where the request is
+	// to blame, and Remedy what would help.
+	Field  string
+	Remedy string
+	Exited bool
 }

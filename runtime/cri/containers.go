@@ -32,7 +32,7 @@ func (s *Server) CreateContainer(ctx context.Context, r *cri.CreateContainerRequ
 	}
 	request := digest(r)
 	taken := func() error {
-		return status.Errorf(codes.AlreadyExists, "a container %s (attempt %d) of pod %s exists already or is being made by another request", m.Name, m.Attempt, pod.ID)
+		return status.Errorf(codes.AlreadyExists, "metadata: a container %s (attempt %d) of pod %s exists already or is being made by another request: remove it, or count metadata.attempt up", m.Name, m.Attempt, pod.ID)
 	}
 	id, err := s.store.Once(ctx, store.ContainerKey(pod.ID, m.Name, m.Attempt), request,
 		func(id string) (string, error) {
@@ -151,7 +151,7 @@ func (s *Server) StartContainer(ctx context.Context, r *cri.StartContainerReques
 		return nil, fail(method, err)
 	}
 	if c.State != store.Created {
-		return nil, status.Errorf(codes.FailedPrecondition, "container %s is not in the created state", c.ID)
+		return nil, status.Errorf(codes.FailedPrecondition, "container %s is not in the created state: a container is started once; remove it and create another", c.ID)
 	}
 	at := time.Now().UnixNano()
 	if err := s.helper.CtrStart(ctx, c.ID); err != nil {

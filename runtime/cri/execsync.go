@@ -99,7 +99,7 @@ func (s *Server) running(id string) (*store.Container, error) {
 		return nil, err
 	}
 	if c.State != store.Running {
-		return nil, status.Errorf(codes.FailedPrecondition, "container %s is not running", c.ID)
+		return nil, status.Errorf(codes.FailedPrecondition, "container_id: container %s is not running", c.ID)
 	}
 	return c, nil
 }

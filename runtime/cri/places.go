@@ -13,9 +13,18 @@ import (
 // enforces it.
 type CeilingPlaces struct{ *ceiling.Ceiling }
 
-func (c CeilingPlaces) outside(what, path, table string) error {
-	return &Outside{fmt.Sprintf("%s %q lies beneath no %s of ceiling %q. Fix: use a volume of the pod, or have the operator add a [[%s]] to ceiling.toml",
-		what, path, table, c.Profile, table)}
+func (c CeilingPlaces) outside(what, path, table, instead string) error {
+	return &Outside{fmt.Sprintf("%s %q lies beneath no %s of ceiling %q. Fix: %s, or have the operator add a [[%s]] to ceiling.toml",
+		what, path, table, c.Profile, instead, table)}
+}
+
+// paths lists the directories of roots.
+func paths(roots []ceiling.Root) string {
+	var all []string
+	for _, r := range roots {
+		all = append(all, r.Path)
+	}
+	return strings.Join(all, " or ")
 }
 
 // CgroupParent implements sandbox.Locator.
@@ -26,7 +35,7 @@ func (c CeilingPlaces) CgroupParent(path string) (plan.Place, error) {
 	if p, ok := c.Locate(plan.RootCgroup, path); ok {
 		return p, nil
 	}
-	return plan.Place{}, c.outside("cgroup", path, "cgroup_root")
+	return plan.Place{}, c.outside("cgroup", path, "cgroup_root", "use "+paths(c.CgroupRoots))
 }
 
 // LogDir implements sandbox.Locator.
@@ -34,7 +43,7 @@ func (c CeilingPlaces) LogDir(path string) (plan.Place, error) {
 	if p, ok := c.Locate(plan.RootLog, path); ok {
 		return p, nil
 	}
-	return plan.Place{}, c.outside("directory", path, "log_root")
+	return plan.Place{}, c.outside("directory", path, "log_root", "use one beneath "+paths(c.LogRoots))
 }
 
 // Mount implements container.Locator.
@@ -44,7 +53,7 @@ func (c CeilingPlaces) Mount(podUID, path string) (plan.Place, bool, error) {
 	}
 	p, ok := c.Locate(plan.RootHostPath, path)
 	if !ok {
-		return p, false, c.outside("path", path, "host_path")
+		return p, false, c.outside("path", path, "host_path", "use a volume of this pod")
 	}
 	_, class, _ := c.Root(p)
 	return p, class != nil && class.Create, nil

@@ -45,7 +45,7 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest)
 		return nil, badPlan(method, err)
 	}
 	taken := func() error {
-		return status.Errorf(codes.AlreadyExists, "a pod %s/%s (uid %s, attempt %d) exists already or is being made by another request", m.Namespace, m.Name, m.Uid, m.Attempt)
+		return status.Errorf(codes.AlreadyExists, "metadata: a pod %s/%s (uid %s, attempt %d) exists already or is being made by another request: remove it, or count metadata.attempt up", m.Namespace, m.Name, m.Uid, m.Attempt)
 	}
 	id, err := s.store.Once(ctx, pod.Key(), pod.Request,
 		func(id string) (string, error) {
@@ -86,7 +86,7 @@ func (s *Server) checkHandler(name string) error {
 			return nil
 		}
 	}
-	return status.Errorf(codes.NotFound, "unknown runtime handler %q", name)
+	return status.Errorf(codes.NotFound, "runtime_handler: unknown handler %q: use \"\", or list it in handlers of ceiling.toml", name)
 }
 
 // badPlan is the error for a request that no plan can say, or whose place on the

@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 	"io"
 	"os"
-	"strings"
 
 	_ "github.com/opencontainers/cgroups/devices" // device rules, without which create fails
 	"github.com/sirupsen/logrus"
@@ -87,8 +86,9 @@ func Do(l *spec.Launch) spec.Result {
 	if err != nil {
 		op.result.PID = 0
 		op.result.Error = err.Error()
-		if m, ok := notFound(err); ok {
-			op.result.NotFound, op.result.Error = true, m
+		if field, text, remedy := mistake(err); field != "" {
+			op.result.Field, op.result.Error, op.result.Remedy = field, text, remedy
+			op.result.NotFound = field == "command"
 		}
 	}
 	return op.result
@@ -116,21 +116,4 @@ func (o *operation) Levels() []logrus.Level { return []logrus.Level{logrus.WarnL
 func (o *operation) Fire(e *logrus.Entry) error {
 	o.note("%s", e.Message)
 	return nil
-}
-
-// notFound recognises libcontainer's way to say that the command is not in the
-// image, and returns the part of the message that a user knows.
-func notFound(err error) (string, bool) {
-	m := err.Error()
-	i := strings.Index(m, `exec: "`)
-	if i < 0 {
-		return "", false
-	}
-	m = m[i:]
-	for _, end := range []string{"executable file not found in $PATH", "no such file or directory"} {
-		if before, _, ok := strings.Cut(m, end); ok {
-			return before + end, true
-		}
-	}
-	return "", false
 }
