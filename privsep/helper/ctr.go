@@ -160,6 +160,9 @@ func (h *Helper) makeCtr(c *ctr, in CtrIn) error {
 		err = h.saveCtr(c)
 	}
 	if err != nil {
+		h.mu.Lock()
+		c.Ready = false // where it cannot be removed now it can only be deleted
+		h.mu.Unlock()
 		err = errors.Join(err, h.removeCtr(c))
 	}
 	return err
@@ -212,6 +215,9 @@ func (h *Helper) onCtr(id, method string, class gate.Class, act func(*ctr) error
 
 func ctrStart(r *request, q *wire.CtrStartRequest) (wire.Message, error) {
 	err := r.h.onCtr(q.Container, "StartContainer", gate.ClassCreate, func(c *ctr) error {
+		if !c.Ready {
+			return &answerError{fail(wire.Invalid, "the container is half made: its creation failed")}
+		}
 		if c.Started {
 			return &answerError{fail(wire.Exists, "the container was started already")}
 		}

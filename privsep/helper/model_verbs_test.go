@@ -208,6 +208,8 @@ func (m *model) ctrStart() (string, wire.Code, wire.Code) {
 	if c != nil {
 		if want = m.judged(false, false, false, false); want == wire.OK {
 			switch {
+			case !c.ready:
+				want = wire.Invalid
 			case c.started:
 				want = wire.Exists
 			case !m.w.Alive(c.proc):
