@@ -127,7 +127,7 @@ type mctr struct {
 	pod                   string
 	proc                  Proc
 	started, savedStarted bool
-	ready, log            bool
+	ready                 bool
 }
 
 type mexec struct {
