@@ -33,7 +33,6 @@ func run() error {
 			{Path: l.AuditLog(), Rights: confine.All},
 			{Path: "/proc/sys/kernel/random/boot_id", Rights: confine.Read, Optional: true},
 		},
-		Memory: 24 << 20,
 	})
 	if err != nil {
 		return err

@@ -33,8 +33,6 @@ func run() error {
 			{Path: l.Policy(), Rights: confine.Read},
 			{Path: l.PolicyState(), Rights: confine.All, Optional: true}, // the redaction key
 		},
-		// Two evaluations at once, each 50 ms at most, stay far below this.
-		Memory: 96 << 20,
 	})
 	if err != nil {
 		return err

@@ -14,11 +14,12 @@
 // returns an error there, and the caller must exit on any error: a process that
 // dropped half of its rights is in a state that nobody has thought about.
 //
-// Three roles are looser, because what they start inherits everything: Helper
+// Two roles are looser, because what they start inherits everything: Helper
 // and CNI have no Landlock (it would deny mounts to containers), Helper no
 // no_new_privs either (containers may have setuid programs); both keep an
-// inherited filter against calls that no container ever needs from us. Init
-// keeps root and only cleans up.
+// inherited filter against calls that no container ever needs from us. Helper also
+// keeps its hard resource limits: they are the containers'. Init is no role: it
+// keeps root and links nothing of this.
 package confine
 
 import (
@@ -39,17 +40,16 @@ type Role uint8
 
 // The roles: one per kind of process.
 const (
-	Init    Role = iota + 1
-	Helper       // root, without the capabilities that nothing here needs
-	CNI          // root's uid with NET_ADMIN, NET_RAW and SYS_ADMIN
-	Front        // posternd
-	Stream       // postern-streamd
-	Log          // postern-logd
-	Policy       // postern-policyd
-	Audit        // postern-auditd
-	Fetch        // postern-imaged, with the network
-	Verify       // postern-imaged, no network
-	Convert      // postern-imaged, no files
+	Helper  Role = iota + 1 // root, without the capabilities that nothing here needs
+	CNI                     // root's uid with NET_ADMIN, NET_RAW and SYS_ADMIN
+	Front                   // posternd
+	Stream                  // postern-streamd
+	Log                     // postern-logd
+	Policy                  // postern-policyd
+	Audit                   // postern-auditd
+	Fetch                   // postern-imaged, with the network
+	Verify                  // postern-imaged, no network
+	Convert                 // postern-imaged, no files
 )
 
 // String returns the role's name.
@@ -83,13 +83,11 @@ type Rule struct {
 // Options are what differs between two processes of one role.
 type Options struct {
 	Groups   []uint32 // supplementary groups; none by default
-	Landlock []Rule   // ignored for Init, Helper and CNI
+	Landlock []Rule   // ignored for Helper and CNI
 	KeepFDs  int      // fds 3 … 3+KeepFDs-1 stay open, all later ones are closed
-	Memory   int64    // soft limit of the Go heap in bytes; 0 is the role's default
-	NoFile   uint64   // RLIMIT_NOFILE; 0 is the role's default; never above the hard limit
 }
 
-// Enter confines the whole process to r, running as id (ignored for Init,
+// Enter confines the whole process to r, running as id (ignored for
 // Helper and CNI, which stay root). It must be the first thing main does. On an
 // error the caller must exit. If a dropped right can be regained, Enter prints
 // that and exits itself.
@@ -109,7 +107,7 @@ func Enter(r Role, id layout.ID, opts Options) error {
 		do   func() error
 	}{
 		{"closing stray fds", func() error { return prepare(opts) }},
-		{"setting resource limits", func() error { return limit(p, opts) }},
+		{"setting resource limits", func() error { return limit(p) }},
 		{"entering a landlock domain", func() error { return enterLandlock(p, opts.Landlock) }},
 		{"dropping from the bounding set", func() error { return dropBounding(p.keepCaps) }},
 		{"changing user", func() error { return changeUser(p, id, opts.Groups) }},
@@ -129,7 +127,7 @@ func Enter(r Role, id layout.ID, opts Options) error {
 			return fmt.Errorf("confine: %s: %s: %w", p.name, step.what, err)
 		}
 	}
-	tune(p, opts)
+	tune(p)
 	return nil
 }
 
@@ -159,16 +157,13 @@ func prepare(opts Options) error {
 	return nil
 }
 
-// limit lowers rlimits; what is lower already stays.
-func limit(p profile, opts Options) error {
-	nofile := p.nofile
-	if opts.NoFile != 0 {
-		nofile = opts.NoFile
-	}
+// limit lowers rlimits; what is lower already stays. Where containers inherit
+// them the hard ones stay: a container is no worse off than its node.
+func limit(p profile) error {
 	for _, l := range []struct {
 		resource int
 		max      uint64
-	}{{unix.RLIMIT_CORE, 0}, {unix.RLIMIT_NOFILE, nofile}, {unix.RLIMIT_DATA, p.data}} {
+	}{{unix.RLIMIT_CORE, 0}, {unix.RLIMIT_NOFILE, p.nofile}, {unix.RLIMIT_DATA, p.data}} {
 		if l.max == 0 && l.resource != unix.RLIMIT_CORE {
 			continue
 		}
@@ -176,8 +171,11 @@ func limit(p profile, opts Options) error {
 		if err := unix.Getrlimit(l.resource, &now); err != nil {
 			return err
 		}
-		max := min(l.max, now.Max)
-		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: max, Max: max}); err != nil {
+		now.Cur = min(l.max, now.Max)
+		if !p.mayGainPrivs {
+			now.Max = now.Cur
+		}
+		if err := unix.Setrlimit(l.resource, &now); err != nil {
 			return err
 		}
 	}
@@ -214,12 +212,9 @@ func changeUser(p profile, id layout.ID, groups []uint32) error {
 
 // tune makes the heap small: the processes of a node idle for most of their
 // lives, and their memory is the pods'.
-func tune(p profile, opts Options) {
+func tune(p profile) {
 	debug.SetGCPercent(p.gogc)
-	switch {
-	case opts.Memory > 0:
-		debug.SetMemoryLimit(opts.Memory)
-	case p.memory > 0:
+	if p.memory > 0 {
 		debug.SetMemoryLimit(p.memory)
 	}
 	debug.FreeOSMemory()

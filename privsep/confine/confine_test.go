@@ -45,7 +45,8 @@ type report struct {
 	FDs             []int
 	Env             []string
 	Umask           int
-	NoFile, Core    uint64
+	NoFile, Core    uint64 // hard
+	SoftCore        uint64
 	Allowed, Denied string // results of opening files
 }
 
@@ -98,7 +99,7 @@ func child(name, dir, call string) {
 	unix.Getrlimit(unix.RLIMIT_NOFILE, &l)
 	r.NoFile = l.Max
 	unix.Getrlimit(unix.RLIMIT_CORE, &l)
-	r.Core = l.Max
+	r.SoftCore, r.Core = l.Cur, l.Max
 	r.Allowed = result(os.WriteFile(filepath.Join(dir, "allowed", "new"), nil, 0o600))
 	_, err := os.ReadFile(filepath.Join(dir, "other", "file"))
 	r.Denied = result(err)
@@ -335,6 +336,15 @@ func TestHelperBounds(t *testing.T) {
 		if err := json.Unmarshal([]byte(out), &r); err != nil {
 			t.Fatal(err)
 		}
+		var files, core unix.Rlimit
+		unix.Getrlimit(unix.RLIMIT_NOFILE, &files)
+		unix.Getrlimit(unix.RLIMIT_CORE, &core)
+		if role == Helper && (r.NoFile != files.Max || r.Core != core.Max) {
+			t.Errorf("hard limits %d files, %d core, was started with %d and %d", r.NoFile, r.Core, files.Max, core.Max)
+		}
+		if r.SoftCore != 0 || role == CNI && (r.Core != 0 || r.NoFile > profiles[CNI].nofile) {
+			t.Errorf("%s: %d files, core %d of %d", role, r.NoFile, r.SoftCore, r.Core)
+		}
 		for _, th := range r.Threads {
 			var bnd, prm uint64
 			fmt.Sscanf(th["CapBnd"], "%x", &bnd)
@@ -385,7 +395,7 @@ func TestFilterSize(t *testing.T) {
 				t.Errorf("%s: instruction %d jumps out", r, i)
 			}
 		}
-		if r != Init && code[len(code)-1].Code != unix.BPF_RET|unix.BPF_K {
+		if code[len(code)-1].Code != unix.BPF_RET|unix.BPF_K {
 			t.Errorf("%s: does not end in a return", r)
 		}
 	}

@@ -30,15 +30,12 @@ const (
 const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS |
 	unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
-// Filter returns the seccomp program of a role, nil for Init. Read it top down:
+// Filter returns the seccomp program of a role. Read it top down:
 // foreign architectures, unknown numbers, calls that only an attacker makes,
 // calls that depend on their arguments, calls that are allowed, EPERM.
 func Filter(r Role) []unix.SockFilter {
 	p := profiles[r]
-	switch {
-	case r == Init:
-		return nil
-	case p.root:
+	if p.root {
 		return inheritedFilter()
 	}
 	var f program

@@ -43,7 +43,6 @@ var (
 )
 
 var profiles = map[Role]profile{
-	Init:   {name: "init", root: true, mayGainPrivs: true, keepCaps: allCaps, gogc: 50},
 	Helper: {name: "helper", root: true, mayGainPrivs: true, keepCaps: allCaps &^ helperDrops, gogc: 50},
 	// CNI plugins run iptables and sysctl: both work with no_new_privs.
 	CNI: {name: "cni", root: true, keepCaps: cniCaps, nofile: 1024, gogc: 100},
@@ -57,10 +56,11 @@ var profiles = map[Role]profile{
 		calls: []callSet{sockets, pipes}, nofile: 16384, gogc: 50},
 	Log: {name: "log", landlock: true, families: local,
 		calls: []callSet{sockets, pipes, files}, nofile: 65536, gogc: 50},
+	// Two evaluations at once, each 50 ms at most, stay far below the limit.
 	Policy: {name: "policy", landlock: true, families: local,
-		calls: []callSet{sockets, files, watches}, nofile: 1024, memory: 256 * mib, gogc: 50},
+		calls: []callSet{sockets, files, watches}, nofile: 1024, memory: 96 * mib, gogc: 50},
 	Audit: {name: "audit", landlock: true, families: local,
-		calls: []callSet{sockets, files}, nofile: 1024, memory: 128 * mib, gogc: 50},
+		calls: []callSet{sockets, files}, nofile: 1024, memory: 24 * mib, gogc: 50},
 	Fetch: {name: "fetch", landlock: true, tcpConnect: true, families: internet, execIsEPERM: true,
 		calls: []callSet{sockets, files, memfds, pipes}, nofile: 4096, memory: 512 * mib, gogc: 75},
 	Verify: {name: "verify", landlock: true, families: local, execIsEPERM: true,

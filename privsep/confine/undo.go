@@ -126,10 +126,6 @@ func verify(p profile, id layout.ID) error {
 	if p.mayGainPrivs {
 		nnp = 0
 	}
-	mode := uintptr(unix.SECCOMP_MODE_FILTER)
-	if p.name == profiles[Init].name {
-		mode = 0
-	}
 	for _, ask := range []struct {
 		what             string
 		nr, option, want uintptr
@@ -137,7 +133,7 @@ func verify(p profile, id layout.ID) error {
 		{"uid", unix.SYS_GETUID, 0, uid}, {"effective uid", unix.SYS_GETEUID, 0, uid},
 		{"gid", unix.SYS_GETGID, 0, gid}, {"effective gid", unix.SYS_GETEGID, 0, gid},
 		{"no_new_privs", unix.SYS_PRCTL, unix.PR_GET_NO_NEW_PRIVS, nnp},
-		{"seccomp mode", unix.SYS_PRCTL, unix.PR_GET_SECCOMP, mode},
+		{"seccomp mode", unix.SYS_PRCTL, unix.PR_GET_SECCOMP, unix.SECCOMP_MODE_FILTER},
 		{"dumpable", unix.SYS_PRCTL, unix.PR_GET_DUMPABLE, 0},
 	} {
 		got, _, errno := syscall.AllThreadsSyscall6(ask.nr, ask.option, 0, 0, 0, 0, 0)
