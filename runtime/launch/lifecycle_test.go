@@ -168,6 +168,43 @@ func TestResources(t *testing.T) {
 	}
 }
 
+// TestInheritedLimits: a container and what is executed in it get our hard
+// limits of open files and core dumps, whatever our soft ones are.
+func TestInheritedLimits(t *testing.T) {
+	m := newMachine(t)
+	hard := map[int]uint64{}
+	for _, which := range []int{unix.RLIMIT_NOFILE, unix.RLIMIT_CORE} {
+		var was unix.Rlimit
+		if err := unix.Getrlimit(which, &was); err != nil {
+			t.Fatal(err)
+		}
+		hard[which] = was.Max
+		if err := unix.Setrlimit(which, &unix.Rlimit{Cur: min(was.Max, 256), Max: was.Max}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Setrlimit(which, &was) })
+	}
+	const script = `grep -E '^Max (open files|core file size)' /proc/self/limits`
+	check := func(where, out string) {
+		for name, which := range map[string]int{"Max open files": unix.RLIMIT_NOFILE, "Max core file size": unix.RLIMIT_CORE} {
+			want := fmt.Sprint(hard[which])
+			if hard[which] == unix.RLIM_INFINITY {
+				want = "unlimited"
+			}
+			_, rest, _ := strings.Cut(out, name)
+			if f := strings.Fields(rest); len(f) < 2 || f[0] != want || f[1] != want {
+				t.Errorf("%s: %s %v, want %s", where, name, f, want)
+			}
+		}
+	}
+	l := m.sh("exec sleep 60")
+	m.executed(m.running(l))
+	out, _, _ := m.exec(l, "sh", "-c", script)
+	check("exec", out)
+	out, _, _ = m.run(m.sh(script))
+	check("container", out)
+}
+
 // TestLowered asks for what a machine without SYS_RESOURCE does not permit.
 func TestLowered(t *testing.T) {
 	m := newMachine(t)

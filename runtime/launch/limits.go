@@ -5,12 +5,14 @@ package launch
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
+	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/profiles/capability"
 )
 
@@ -23,7 +25,22 @@ var limitNumbers = map[string]int{
 
 // rlimits sets resource limits. A hard limit above ours needs SYS_RESOURCE: where
 // that is missing, ours is the most that can be given.
+//
+// Where the plan says nothing about open files and core dumps, the container
+// gets all of our hard limit, as it does from other runtimes: the soft limits
+// here are the daemons' own, for programs that use select(2) and for privileged
+// processes that must not be dumped.
 func (o *operation) rlimits(cfg *configs.Config) error {
+	for _, name := range []string{"nofile", "core"} {
+		if slices.ContainsFunc(o.Plan.Rlimits, func(l plan.Rlimit) bool { return l.Name == name }) {
+			continue
+		}
+		var now unix.Rlimit
+		if err := unix.Prlimit(0, limitNumbers[name], nil, &now); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		cfg.Rlimits = append(cfg.Rlimits, configs.Rlimit{Type: limitNumbers[name], Soft: now.Max, Hard: now.Max})
+	}
 	for _, l := range o.Plan.Rlimits {
 		number, ok := limitNumbers[l.Name]
 		if !ok {
