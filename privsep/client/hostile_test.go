@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/postern-cri/postern/privsep/plan"
+	"github.com/postern-cri/postern/privsep/seqpacket"
 	"github.com/postern-cri/postern/privsep/wire"
 )
 
