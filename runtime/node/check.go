@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/postern-cri/postern/policy/rego"
 	"github.com/postern-cri/postern/privsep/confine"
 	"github.com/postern-cri/postern/runtime/config"
 )
@@ -118,17 +119,10 @@ func (n *Node) checkPrograms() (out []Finding) {
 // the administrator.
 func (n *Node) checkFiles() (out []Finding) {
 	for _, path := range []string{n.Layout.Etc, n.Layout.Config(), n.Layout.Ceiling(), n.Layout.Trust(), n.Layout.Policy(), n.Layout.TrustDir()} {
-		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil {
-			if !errors.Is(err, unix.ENOENT) {
-				out = append(out, Finding{Error: true, What: path, Text: err.Error()})
-			}
-			continue
-		}
-		if st.Uid != 0 || st.Mode&0o022 != 0 {
-			out = append(out, Finding{Error: true, What: path, Text: "can be changed by somebody other than root",
-				Remedy: "chown root: " + path + " && chmod go-w " + path})
-		}
+		out = append(out, owned(path)...)
+	}
+	for _, dir := range []string{n.Layout.TrustDir(), n.Layout.Policy()} {
+		out = append(out, ownedIn(dir)...)
 	}
 	if _, err := os.Stat(n.Layout.Ceiling()); err == nil {
 		out = append(out, checkCeiling(n.Layout.Ceiling())...)
@@ -149,8 +143,12 @@ func (n *Node) checkConfigured() (out []Finding) {
 			out = append(out, Finding{Error: true, What: "postern.toml", Text: fmt.Sprintf("%s = %q: %v", key, path, errors.Unwrap(err))})
 		}
 	}
-	if c.Ceiling.File != "" {
-		out = append(out, checkCeiling(c.Ceiling.File)...)
+	if _, err := os.Stat(c.Ceiling.File); err == nil {
+		out = append(append(out, owned(c.Ceiling.File)...), checkCeiling(c.Ceiling.File)...)
+	}
+	if _, ok := rego.Pack(c.Policy.Pack); !ok && c.Policy.Pack != "" {
+		out = append(out, Finding{Error: true, What: "postern.toml",
+			Text: fmt.Sprintf("policy.pack = %q: no shipped pack is called that; the packs are allow-all, baseline, conformance and restricted", c.Policy.Pack)})
 	}
 	if c.Policy.Dir != "" {
 		out = append(out, checkPolicy(c.Policy.Dir)...)
