@@ -27,8 +27,19 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
+		ContinueOnError:     true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"envsubst": envsubst,
+		},
 		Condition: func(cond string) (bool, error) {
 			return cond == "root" && os.Geteuid() == 0, nil
 		},
 	})
+}
+
+// envsubst FILE... puts the script's variables into files.
+func envsubst(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(os.Expand(ts.ReadFile(name), ts.Getenv)), 0o644))
+	}
 }

@@ -116,7 +116,9 @@ func Parse(name string, b []byte) (*Ceiling, error) {
 	c := &Ceiling{Classes: map[plan.Class]*Row{}, KubeletRoot: "/var/lib/kubelet", MaxPods: 250, MaxContainers: 2000, MaxPIDs: 4096}
 	for _, t := range tables {
 		r := &reader{file: name, t: t}
-		if list := t.name == "host_path" || t.name == "log_root" || t.name == "cgroup_root"; list != t.array {
+		list := t.name == "host_path" || t.name == "log_root" || t.name == "cgroup_root"
+		single := t.name == "network" || strings.HasPrefix(t.name, "class.")
+		if list && !t.array || single && t.array {
 			// Two of a single table would hide one behind the other.
 			r.fail(t.line, "table %q: want [[ ]] for host_path, log_root and cgroup_root, and [ ] for all others", t.name)
 		}
@@ -166,7 +168,7 @@ func Parse(name string, b []byte) (*Ceiling, error) {
 			}
 			c.Classes[class] = r.row()
 		default:
-			r.fail(t.line, "unknown table [%s]", t.name)
+			r.fail(t.line, "unknown table %q%s", t.name, meant(t.name, []string{"network", "host_path", "log_root", "cgroup_root"}))
 		}
 		if err := r.done(); err != nil {
 			return nil, err
@@ -192,7 +194,7 @@ func (r *reader) row() *Row {
 	for _, n := range caps {
 		m, ok := capabilityMask(n)
 		if !ok {
-			r.fail(r.t.keys["capabilities"].line, "unknown capability %q", n)
+			r.fail(r.t.keys["capabilities"].line, "unknown capability %q%s", n, meant(n, capabilities))
 		}
 		row.Capabilities |= m
 	}

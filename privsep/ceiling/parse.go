@@ -2,6 +2,7 @@ package ceiling
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -129,7 +130,7 @@ func parseValue(s string) (any, error) {
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("%q is neither a string, an integer, true, false nor an array of strings", s)
+		return nil, fmt.Errorf("%q is neither a string in double quotes, an integer, true, false nor an array of strings", s)
 	}
 	return n, nil
 }
@@ -179,26 +180,29 @@ func (r *reader) strs(key string, into *[]string) { get(r, key, "an array of str
 // done fails on a key that nobody took.
 func (r *reader) done() error {
 	for k, v := range r.t.keys {
-		found, best, dist := false, "", 3
-		for _, n := range r.known {
-			found = found || n == k
-			if d := distance(k, n); d < dist {
-				best, dist = n, d
-			}
-		}
-		if !found {
-			hint := ""
-			if best != "" {
-				hint = fmt.Sprintf("; did you mean %q?", best)
-			}
+		if !slices.Contains(r.known, k) {
 			where := "at the top"
 			if r.t.name != "" {
 				where = "in [" + r.t.name + "]"
 			}
-			r.fail(v.line, "unknown key %q %s%s", k, where, hint)
+			r.fail(v.line, "unknown key %q %s%s", k, where, meant(k, r.known))
 		}
 	}
 	return r.err
+}
+
+// meant guesses which of names was meant by wrong.
+func meant(wrong string, names []string) string {
+	best, dist := "", 3
+	for _, n := range names {
+		if d := distance(wrong, n); d < dist {
+			best, dist = n, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", best)
 }
 
 // distance is the Levenshtein distance.

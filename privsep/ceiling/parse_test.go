@@ -23,7 +23,7 @@ func TestParseErrors(t *testing.T) {
 		{"[a b]", `malformed table header`},
 		{"[]", `malformed table header`},
 		{"[network]\n[network]", `line 2: table [network] is there twice`},
-		{"[network]\n[other]", `line 2: unknown table [other]`},
+		{"[network]\n[other]", `line 2: unknown table "other"`},
 		{"[class.wide]", `line 1: unknown class in [class.wide]; the classes are restricted, baseline and system`},
 		{"[host_path]\nname = \"a\"\npath = \"/a\"", `line 1: table "host_path": want [[ ]]`},
 		{"[[class.restricted]]\n[[class.restricted]]", `line 1: table "class.restricted": want [[ ]] for`},

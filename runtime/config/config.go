@@ -131,7 +131,7 @@ func Parse(name string, text []byte) (Config, error) {
 		if errors.As(err, &pe) {
 			return c, fmt.Errorf("%s: line %d: %s", name, pe.Position.Line, strings.TrimPrefix(pe.Message, "toml: "))
 		}
-		return c, fmt.Errorf("%s: %s", name, strings.TrimPrefix(err.Error(), "toml: "))
+		return c, fmt.Errorf("%s: %s", name, wrongType(err))
 	}
 	var errs []error
 	seen := map[string]bool{}
@@ -173,7 +173,7 @@ func (c Config) problems() (out []string) {
 	oneOf("stop.on_stop", c.Stop.OnStop, "leave", "kill")
 	oneOf("kernel.landlock", c.Kernel.Landlock, "required", "optional")
 	if _, err := netip.ParseAddrPort(c.Stream.Address); err != nil {
-		out = append(out, fmt.Sprintf("stream.address = %q: must be address:port with a numeric address", c.Stream.Address))
+		out = append(out, fmt.Sprintf("stream.address = %q: must be address:port with a numeric address, like \"127.0.0.1:0\"", c.Stream.Address))
 	}
 	absolute("image.registries_conf", c.Image.RegistriesConf)
 	absolute("image.auth_file", c.Image.AuthFile)

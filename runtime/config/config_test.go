@@ -40,7 +40,7 @@ func TestErrors(t *testing.T) {
 		"[image]\npined = []":                     `postern.toml: unknown key "pined" in [image] (line 2); did you mean "pinned"?`,
 		"proflie = \"x\"":                         `postern.toml: unknown key "proflie" (line 1); did you mean "profile"?`,
 		"profile = \"base\"":                      `postern.toml: profile = "base": must be one of`,
-		"profile = 3":                             `postern.toml: line 1 (last key "profile"): incompatible types`,
+		"profile = 3":                             `postern.toml: line 1: profile: want a string, not an integer`,
 		"profile =":                               `postern.toml: line 1:`,
 		"[stream]\naddress = \"localhost\"":       `stream.address = "localhost"`,
 		"[kubelet]\nroot = \"../x\"":              `kubelet.root`,

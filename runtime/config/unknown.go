@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"regexp"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -19,6 +20,28 @@ func unknown(name, text string, k toml.Key) error {
 		table = " in [" + strings.Join(k[:len(k)-1], ".") + "]"
 	}
 	return fmt.Errorf("%s: unknown key %q%s%s%s", name, k[len(k)-1], table, where, meant(k[len(k)-1], known(k[:len(k)-1])))
+}
+
+var typeError = regexp.MustCompile(`^toml: (?:line (\d+) )?\(last key "([^"]*)"\): incompatible types: TOML value has type (\S+); destination has type (\S+)$`)
+
+// wrongType says in an operator's words that a value is of the wrong type.
+func wrongType(err error) string {
+	m := typeError.FindStringSubmatch(err.Error())
+	if m == nil {
+		return strings.TrimPrefix(err.Error(), "toml: ")
+	}
+	word := func(t string) string {
+		switch {
+		case strings.HasPrefix(t, "int"):
+			return "an integer"
+		case t == "slice", strings.HasPrefix(t, "[]"):
+			return "an array"
+		case t == "map", t == "struct", t == "table", strings.HasPrefix(t, "map["):
+			return "a table"
+		}
+		return "a " + t
+	}
+	return fmt.Sprintf("line %s: %s: want %s, not %s", m[1], m[2], word(m[4]), word(m[3]))
 }
 
 // lineOf finds the line where k is set or opened as a table. The decoder does not

@@ -16,7 +16,7 @@ import (
 // acceptTrust and rejectTrust are the trust.toml that a profile starts with.
 const (
 	rejectTrust = `# trust.toml: which signatures an image needs. No rule allows anything yet: add
-# authorities and rules, and try them with "postern verify IMAGE".
+# authorities and rules (docs/VERIFY.md), and try them with "crictl pull IMAGE".
 default = "reject"
 `
 	acceptTrust = `# trust.toml: which signatures an image needs. The conformance profile takes

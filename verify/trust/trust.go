@@ -95,10 +95,10 @@ func Load(path string) (*Config, error) {
 	var f file
 	md, err := toml.Decode(string(b), &f)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Base(path), err)
+		return nil, fmt.Errorf("%s: %s", filepath.Base(path), decodeError(err))
 	}
 	if u := md.Undecoded(); len(u) > 0 {
-		return nil, fmt.Errorf("%s: unknown key %q", filepath.Base(path), u[0].String())
+		return nil, fmt.Errorf("%s: unknown key %q%s", filepath.Base(path), u[0].String(), knownKeys(u[0]))
 	}
 	c, err := f.config(filepath.Dir(path))
 	if err != nil {
@@ -125,12 +125,12 @@ func (f *file) config(dir string) (*Config, error) {
 	for _, name := range names {
 		a := &Authority{Name: name}
 		if len(f.Authorities[name].Keys) == 0 {
-			return nil, fmt.Errorf("authority %q has no keys", name)
+			return nil, fmt.Errorf("authorities.%s.keys: has no keys", name)
 		}
 		for _, k := range f.Authorities[name].Keys {
 			key, err := loadKey(dir, k)
 			if err != nil {
-				return nil, fmt.Errorf("authority %q: %w", name, err)
+				return nil, fmt.Errorf("authorities.%s.keys: %w", name, err)
 			}
 			// One key under two names would meet a threshold of two.
 			if other, ok := owner[key.ID]; ok && other != name {
@@ -144,7 +144,7 @@ func (f *file) config(dir string) (*Config, error) {
 	for i, r := range f.Rules {
 		rule := Rule{Scope: r.Scope, Identity: r.Identity, Of: r.Threshold.Of, Need: r.Threshold.Need, Required: r.Threshold.Required, Verify: r.Verify}
 		if err := c.check(&rule); err != nil {
-			return nil, fmt.Errorf("rule %d: %w", i+1, err)
+			return nil, fmt.Errorf("rules[%d].%w", i+1, err)
 		}
 		c.Rules = append(c.Rules, rule)
 	}
@@ -153,30 +153,30 @@ func (f *file) config(dir string) (*Config, error) {
 
 func (c *Config) check(r *Rule) error {
 	if len(r.Scope) == 0 {
-		return errors.New("no scope")
+		return errors.New("scope: is missing; name repositories, like \"registry.example.com/**\"")
 	}
 	for _, s := range r.Scope {
 		if s == "" || strings.ContainsAny(s, " ?[]\\@") {
-			return fmt.Errorf("scope %q: want a repository, with * for part of a name and a final ** for all beneath", s)
+			return fmt.Errorf("scope: %q: want a repository, with * for part of a name and a final ** for all beneath", s)
 		}
 		if i := strings.Index(s, "**"); i >= 0 && (i != len(s)-2 || i > 0 && s[i-1] != '/') {
-			return fmt.Errorf("scope %q: ** can only stand at the end, for whole names", s)
+			return fmt.Errorf("scope: %q: ** can only stand at the end, for whole names", s)
 		}
 	}
 	seen := map[string]bool{}
 	for _, n := range r.Of {
 		if c.Authorities[n] == nil || seen[n] {
-			return fmt.Errorf("threshold: authority %q is unknown or named twice", n)
+			return fmt.Errorf("threshold.of: authority %q is unknown or named twice; the authorities are %s", n, strings.Join(c.names(), ", "))
 		}
 		seen[n] = true
 	}
 	for _, n := range r.Required {
 		if !seen[n] {
-			return fmt.Errorf("threshold: required authority %q is not among \"of\"", n)
+			return fmt.Errorf("threshold.required: authority %q is not among \"of\"", n)
 		}
 	}
 	if r.Need < 1 || r.Need > len(r.Of) {
-		return fmt.Errorf("threshold: need = %d of %d authorities", r.Need, len(r.Of))
+		return fmt.Errorf("threshold.need = %d: want 1 to %d, the number of authorities in \"of\"", r.Need, len(r.Of))
 	}
 	switch r.Verify {
 	case "":
@@ -225,26 +225,29 @@ func strong(pub crypto.PublicKey) error {
 // changes the epoch.
 func loadKey(dir, name string) (Key, error) {
 	if clean := filepath.Clean(name); clean != name || filepath.Dir(clean) != "trust.d" {
-		return Key{}, fmt.Errorf("key %q: want trust.d/<file>", name)
+		return Key{}, fmt.Errorf("%q: want trust.d/<file>", name)
 	}
 	b, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {
-		return Key{}, fmt.Errorf("reading a key: %w", err)
+		if errors.Is(err, os.ErrNotExist) {
+			err = errors.New("no such file; put the public key there")
+		}
+		return Key{}, fmt.Errorf("%s: %w", name, err)
 	}
 	pub, err := cryptoutils.UnmarshalPEMToPublicKey(b)
 	if err != nil {
-		return Key{}, fmt.Errorf("key %s: %w", name, err)
+		return Key{}, fmt.Errorf("%s: %w", name, err)
 	}
 	if err := strong(pub); err != nil {
-		return Key{}, fmt.Errorf("key %s: %w", name, err)
+		return Key{}, fmt.Errorf("%s: %w", name, err)
 	}
 	der, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
-		return Key{}, fmt.Errorf("key %s: %w", name, err)
+		return Key{}, fmt.Errorf("%s: %w", name, err)
 	}
 	v, err := signature.LoadVerifier(pub, crypto.SHA256)
 	if err != nil {
-		return Key{}, fmt.Errorf("key %s: %w", name, err)
+		return Key{}, fmt.Errorf("%s: %w", name, err)
 	}
 	return Key{Name: name, ID: fmt.Sprintf("sha256:%x", sha256.Sum256(der)), Verifier: v}, nil
 }
