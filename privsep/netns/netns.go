@@ -82,17 +82,10 @@ func Create(dir string, o Options) error {
 				return err
 			}
 		}
-		// Parameters of an IPC namespace may be written by its own root alone.
-		if err := setEUID(o.RootUID); err != nil {
-			return err
-		}
 		for _, s := range o.Sysctls {
-			if err := writeSysctl(s); err != nil {
+			if err := o.write(s); err != nil {
 				return err
 			}
-		}
-		if err := setEUID(0); err != nil {
-			return err
 		}
 		for name := range pins {
 			if err := pin(fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), name), filepath.Join(dir, name)); err != nil {
@@ -105,6 +98,19 @@ func Create(dir string, o Options) error {
 		return errors.Join(err, Remove(dir))
 	}
 	return nil
+}
+
+// write writes a parameter as who may: those of a network namespace want a
+// capability over it, which the host's root has; those of an IPC namespace may be
+// written by its own root alone, who outside of it has no capability at all.
+func (o *Options) write(s plan.Sysctl) error {
+	if o.RootUID == 0 || strings.HasPrefix(s.Name, "net.") {
+		return writeSysctl(s)
+	}
+	if err := setEUID(o.RootUID); err != nil {
+		return err
+	}
+	return errors.Join(writeSysctl(s), setEUID(0))
 }
 
 // setEUID changes the effective uid of the calling thread alone, which syscall's

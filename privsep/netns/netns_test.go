@@ -2,8 +2,10 @@ package netns
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -91,6 +93,34 @@ func TestBadSysctlLeavesNothing(t *testing.T) {
 		}
 		if ents, _ := os.ReadDir(dir); len(ents) != 0 {
 			t.Errorf("%+v: left behind: %v", s, ents)
+		}
+	}
+}
+
+// TestUserNamespaceSysctls: parameters of namespaces that a user namespace owns,
+// whose root is nobody on the host.
+func TestUserNamespaceSysctls(t *testing.T) {
+	needRoot(t)
+	maps := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 1000}}
+	holder := exec.Command("sleep", "60")
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+		UidMappings: maps, GidMappings: maps, Pdeathsig: syscall.SIGKILL}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Wait()
+	defer holder.Process.Kill()
+	dir := t.TempDir()
+	want := []plan.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "7"}, {Name: "kernel.shm_rmid_forced", Value: "1"}, {Name: "net.ipv4.tcp_syncookies", Value: "0"}}
+	if err := Create(dir, Options{Net: true, IPC: true, Hostname: "mapped", Sysctls: want, Holder: holder.Process.Pid, RootUID: 100000}); err != nil {
+		t.Fatal(err)
+	}
+	defer Remove(dir)
+	for _, s := range want {
+		b, err := exec.Command("nsenter", "--net="+filepath.Join(dir, Net), "--ipc="+filepath.Join(dir, IPC),
+			"cat", "/proc/sys/"+strings.ReplaceAll(s.Name, ".", "/")).CombinedOutput()
+		if got := strings.TrimSpace(string(b)); got != s.Value {
+			t.Errorf("%s is %q, want %s (%v)", s.Name, got, s.Value, err)
 		}
 	}
 }
