@@ -167,11 +167,13 @@ func (s *Server) attachSession(c *ipc.Conn, g *grant) error {
 	defer l.Close()
 	var a redeemAnswer
 	fds, err := l.Call(10*time.Second, attachRequest{"attach", g.container, g.stdin, g.stdout, g.stderr, g.tty}, &a, 4)
-	defer seqpacket.CloseAll(fds)
 	if err != nil {
+		seqpacket.CloseAll(fds)
 		return c.Send(redeemAnswer{Error: "the log process: " + err.Error()})
 	}
-	if err := c.Send(a, fds...); err != nil {
+	err = c.Send(a, fds...)
+	seqpacket.CloseAll(fds) // a copy of stdin kept here would hide the client's end of file from the container
+	if err != nil {
 		return err
 	}
 	ended := s.exits.gone(g.container)

@@ -103,6 +103,58 @@ func TestExecSession(t *testing.T) {
 	}
 }
 
+// TestAttachEndOfInput: when the client closes its input the log process sees
+// that at once. A copy of the fd that stayed here would hide it from the
+// container, for which "stdin once" would then mean never.
+func TestAttachEndOfInput(t *testing.T) {
+	w := newWorld(t)
+	w.fakeStreamer(t)
+	_, ctr := w.runPod(t, "web")
+	l := listen(t, filepath.Join(w.dir, "log"))
+	var in [2]int
+	if err := unix.Pipe2(in[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	typed := os.NewFile(uintptr(in[0]), "typed")
+	defer typed.Close()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		var r attachRequest
+		k := ipc.New(c)
+		if _, err := k.Recv(&r, 0); err == nil {
+			k.Send(redeemAnswer{OK: true, Names: []string{"stdin"}}, in[1])
+		}
+		unix.Close(in[1])
+	}()
+	a, err := w.runtime.Attach(t.Context(), &cri.AttachRequest{ContainerId: ctr, Stdin: true, Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, ans, fds := w.redeem(t, a.Url[strings.LastIndexByte(a.Url, '/')+1:], 0)
+	if !ans.OK || len(fds) != 1 {
+		t.Fatal(ans, fds)
+	}
+	unix.Write(fds[0], []byte("hello"))
+	seqpacket.CloseAll(fds)
+	got := make(chan string, 1)
+	go func() {
+		b, _ := io.ReadAll(typed)
+		got <- string(b)
+	}()
+	select {
+	case s := <-got:
+		if s != "hello" {
+			t.Errorf("%q", s)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the input has no end while the session lives")
+	}
+}
+
 func TestForwardDenied(t *testing.T) {
 	w := newWorld(t)
 	w.fakeStreamer(t)
