@@ -97,6 +97,9 @@ func (m *Machine) CtrCreate(in helper.CtrIn) (out helper.CtrOut, err error) {
 	if err := m.Keeper.Watch(in.ID, res.PID, since); err != nil {
 		return out, err
 	}
+	if err := m.unstage(in.ID); err != nil {
+		return out, err
+	}
 	return out, m.announce(in.ID, p, stdio)
 }
 

@@ -197,6 +197,26 @@ func (m *Machine) stage(in helper.CtrIn) ([]spec.Mount, error) {
 	return out, nil
 }
 
+// unstage takes the sources out of the box again when the container has mounts of
+// its own. What stayed would be one more mount of each volume on the host: nobody
+// could remove a directory there that something was mounted on.
+func (m *Machine) unstage(id string) error {
+	dir := m.box("ctr", id, "m")
+	var errs []error
+	for _, n := range names(dir) {
+		p := filepath.Join(dir, n)
+		// Out of its peer groups first: to unmount a peer unmounts the host's.
+		if err := unix.Mount("", p, "", unix.MS_REC|unix.MS_PRIVATE, ""); err == unix.EINVAL {
+			continue // not mounted
+		} else if err != nil {
+			errs = append(errs, fmt.Errorf("making %s private: %w", p, err))
+			continue
+		}
+		errs = append(errs, mount.Unmount(p))
+	}
+	return errors.Join(errs...)
+}
+
 func (m *Machine) stageOne(in helper.CtrIn, pm *plan.Mount, at string) error {
 	fd, err := m.source(in, pm, at)
 	if err != nil {
