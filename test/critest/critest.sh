@@ -16,6 +16,10 @@ if [ "${1:-}" != --inside ]; then
     (cd test/tools && CGO_ENABLED=0 go $how -o "../../bin/tools/$name" "$pkg")
   done
   CGO_ENABLED=0 go build -tags containers_image_openpgp,grpcnotrace -o bin/test/critest-images ./test/critest
+  if [ ! -x bin/test/busybox ]; then # it conflicts with busybox-static, which the other tests need: taken out of its package
+    d=$(mktemp -d /tmp/postern-busybox.XXXXXX); chmod 755 "$d"
+    (cd "$d" && apt-get download -qq busybox && dpkg -x busybox_*.deb .) && install -m 755 "$d/bin/busybox" bin/test/busybox; rm -rf "$d"
+  fi
   exec unshare --mount --net --propagation slave -- "$0" --inside "$@"
 fi
 shift
@@ -31,7 +35,7 @@ wait_for() { for _ in $(seq 600); do "$@" >/dev/null 2>&1 && return; sleep 0.05;
 ip link set lo up
 printf 'runtime-endpoint: "unix://%s/p/run/postern.sock"\ntimeout: 60\n' "$t" > "$t/crictl.yaml"
 
-"$bin/test/critest-images" serve --dir "$t/registry" & pids+=($!)
+"$bin/test/critest-images" serve --dir "$t/registry" --busybox "$bin/test/busybox" & pids+=($!)
 wait_for test -s "$t/registry/addr"; reg=$(cat "$t/registry/addr")
 for r in registry.k8s.io k8s.gcr.io gcr.io; do
   printf '[[registry]]\nprefix = "%s"\nlocation = "%s"\ninsecure = true\n' "$r" "$reg"

@@ -13,8 +13,8 @@ const (
 
 // pushAll makes and pushes every image that critest 1.36 asks for, but one:
 // test-image-digest is named by the digest of bytes that nobody else can make.
-func pushAll(r *fixtures.Registry) error {
-	base, err := busyboxTree()
+func pushAll(r *fixtures.Registry, busyboxFile string) error {
+	base, err := busyboxTree(busyboxFile)
 	if err != nil {
 		return err
 	}

@@ -2,8 +2,8 @@
 // itself: a registry on loopback with the images that it asks for, made on the
 // fly from this machine's Debian packages, and a reader of its report.
 //
-//	critest serve --dir DIR          writes DIR/addr once it serves, and runs until SIGTERM
-//	critest report FILE EXPECTED     counts the specs, and fails where one failed or skipped that EXPECTED does not name
+//	critest serve --dir DIR --busybox FILE   writes DIR/addr once it serves, and runs until SIGTERM
+//	critest report FILE EXPECTED             counts the specs, and fails where one failed or skipped that EXPECTED does not name
 //
 // It is also what two of the images run: started as /nnp or /pause it is that.
 package main
@@ -39,17 +39,18 @@ func run(args []string) error {
 		return report(args[1], args[2])
 	}
 	if len(args) == 0 || args[0] != "serve" {
-		return fmt.Errorf("usage: critest serve --dir DIR | critest report FILE EXPECTED")
+		return fmt.Errorf("usage: critest serve --dir DIR --busybox FILE | critest report FILE EXPECTED")
 	}
 	f := flag.NewFlagSet("serve", flag.ContinueOnError)
 	dir := f.String("dir", "", "directory for addr and access.log")
+	busybox := f.String("busybox", "", "busybox of Debian's package of that name")
 	if err := f.Parse(args[1:]); err != nil {
 		return err
 	}
-	return serve(*dir)
+	return serve(*dir, *busybox)
 }
 
-func serve(dir string) error {
+func serve(dir, busybox string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -63,7 +64,7 @@ func serve(dir string) error {
 		return err
 	}
 	defer r.Close()
-	if err := pushAll(r); err != nil {
+	if err := pushAll(r, busybox); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(dir, "addr"), []byte(r.Addr+"\n"), 0o644); err != nil {

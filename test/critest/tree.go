@@ -70,16 +70,18 @@ func (t tree) layer() fixtures.Layer {
 	return fixtures.MakeLayer(files...)
 }
 
-// busyboxTree is what every image that has a shell stands on.
-func busyboxTree() (tree, error) {
+// busyboxTree is what every image that has a shell stands on. The busybox is the
+// one of Debian's package busybox: the shell of busybox-static runs programs such
+// as ls inside of itself, so that a file of that name can be masked in vain.
+func busyboxTree(busybox string) (tree, error) {
 	t := tree{"etc/passwd": {Body: passwd}, "etc/group": {Body: group}}
 	t.dirs(0o755, "home", "proc", "sys", "dev", "run", "var/log", "var/run", "var/www", "usr/sbin")
 	t.dirs(0o700, "root")
 	t.dirs(0o1777, "tmp", "var/tmp")
-	if err := t.copy(fixtures.Busybox, "bin/busybox", 0o755); err != nil {
-		return nil, fmt.Errorf("the package busybox-static is needed: %w", err)
+	if err := t.program(busybox, "bin/busybox"); err != nil {
+		return nil, err
 	}
-	out, err := exec.Command(fixtures.Busybox, "--list-full").Output()
+	out, err := exec.Command(busybox, "--list-full").Output()
 	if err != nil {
 		return nil, err
 	}
@@ -89,10 +91,10 @@ func busyboxTree() (tree, error) {
 		}
 	}
 	// A file of its own: a spec masks ls, and a link would have it mask the shell.
-	if err := t.copy(fixtures.Busybox, "bin/ls", 0o755); err != nil {
+	if err := t.copy(busybox, "bin/ls", 0o755); err != nil {
 		return nil, err
 	}
-	for _, n := range []string{"ipcs", "pgrep"} { // Debian's static busybox has neither
+	for _, n := range []string{"ipcs", "pgrep"} { // Debian's busybox has neither
 		p, err := exec.LookPath(n)
 		if err != nil {
 			return nil, err
