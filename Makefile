@@ -8,10 +8,11 @@ GO ?= go
 FUZZTIME ?= 20000x
 export GOFLAGS := -trimpath
 TAGS := containers_image_openpgp,grpcnotrace
+LAUNCH_TAGS := seccomp,netgo,osusergo,runc_nocriu
 STATIC := postern postern-init postern-helper posternd postern-streamd postern-logd postern-policyd postern-imaged postern-auditd postern-cni
 LDFLAGS := -s -w
 
-.PHONY: all build tools testbin demo test check fuzz bench clean deps-build deps-run vet staticcheck format
+.PHONY: all build tools testbin demo test test-kubelet check fuzz bench clean deps-build deps-run vet staticcheck format
 all: build
 
 deps-build:
@@ -22,7 +23,7 @@ deps-run: deps-build
 build: deps-build
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(STATIC))
-	CGO_ENABLED=1 $(GO) build -tags seccomp,netgo,osusergo -ldflags '$(LDFLAGS) -extldflags "-static"' -o bin/ ./cmd/postern-launch
+	CGO_ENABLED=1 $(GO) build -tags $(LAUNCH_TAGS) -ldflags '$(LDFLAGS) -extldflags "-static"' -o bin/ ./cmd/postern-launch
 
 # crictl, for the demo and the tests; pinned in test/tools/go.mod.
 bin/tools/crictl: test/tools/go.mod
@@ -48,6 +49,15 @@ check: format vet staticcheck
 
 test: build deps-run tools testbin check
 	test/test.sh
+
+# A real kubelet on Postern (docs/KUBELET.md), once a profile. Not part of make test: compiling a kubelet takes its time.
+KUBELET_PROFILES ?= baseline conformance
+bin/tools/kubelet: test/kubelet/go.mod
+	@mkdir -p bin/tools; echo "building the kubelet (pinned in test/kubelet/go.mod)"
+	cd test/kubelet && $(GO) build -o ../../bin/tools/kubelet k8s.io/kubernetes/cmd/kubelet
+test-kubelet: build deps-run tools testbin bin/tools/kubelet
+	cd test/kubelet && $(GO) build -o ../../bin/test/kubeletctl .
+	@for p in $(KUBELET_PROFILES); do test/kubelet/kubelet.sh $$p || exit 1; done
 
 fuzz: deps-build
 	FUZZTIME=$(FUZZTIME) test/fuzz.sh

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	binary = filepath.Join(dir, "postern-launch")
-	build := exec.Command("go", "build", "-trimpath", "-tags", "seccomp,netgo,osusergo", "-ldflags", `-s -w -extldflags "-static"`, "-o", binary, "../../cmd/postern-launch")
+	build := exec.Command("go", "build", "-trimpath", "-tags", "seccomp,netgo,osusergo,runc_nocriu", "-ldflags", `-s -w -extldflags "-static"`, "-o", binary, "../../cmd/postern-launch")
 	build.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Printf("building postern-launch: %v\n%s", err, out)

@@ -27,9 +27,29 @@ const (
 	root   = "../.."
 )
 
-func goList(t *testing.T, args ...string) []string {
+// tags are the build tags that the Makefile builds cmd with.
+func tags(t *testing.T, cmd string) string {
 	t.Helper()
-	cmd := exec.Command("go", append([]string{"list", "-tags", "containers_image_openpgp,seccomp"}, args...)...)
+	name := "TAGS"
+	if cmd == "postern-launch" {
+		name = "LAUNCH_TAGS"
+	}
+	b, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, name+" := "); ok {
+			return strings.TrimSpace(v)
+		}
+	}
+	t.Fatalf("the Makefile has no line %s", name)
+	return ""
+}
+
+func goList(t *testing.T, tags string, args ...string) []string {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-tags", tags}, args...)...)
 	cmd.Dir = root
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -61,7 +81,7 @@ func binaries(t *testing.T) []string {
 // closure returns the packages outside the standard library that cmd links.
 func closure(t *testing.T, cmd string) []string {
 	var out []string
-	for _, line := range goList(t, "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", "./cmd/"+cmd) {
+	for _, line := range goList(t, tags(t, cmd), "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", "./cmd/"+cmd) {
 		if line != "" {
 			out = append(out, line)
 		}
@@ -126,12 +146,12 @@ func TestForbiddenDependencies(t *testing.T) {
 	}{
 		{"postern-helper", []string{module + "/privsep/", module + "/cmd/postern-helper", "golang.org/x/sys/"}, nil, "the privileged helper is standard library and x/sys"},
 		{"postern-init", []string{module + "/privsep/", module + "/cmd/postern-init", "golang.org/x/sys/"}, nil, "init is standard library and x/sys"},
-		{"posternd", nil, []string{"open-policy-agent", "sigstore", "containers/image", "go-containerregistry", "libcontainer", "containernetworking"}, "the front end links no policy engine, no signature, image or container library"},
+		{"posternd", nil, []string{"open-policy-agent", "sigstore", "golang.org/x/net/trace", "containers/image", "go-containerregistry", "libcontainer", "containernetworking"}, "the front end links no policy engine, no signature, image or container library"},
 		{"postern-streamd", nil, []string{"open-policy-agent", "sigstore", "containers/image", "libcontainer"}, "streamd copies bytes"},
 		{"postern-logd", nil, []string{"grpc", "open-policy-agent", "sigstore", "net/http"}, "logd copies bytes"},
 		{"postern-auditd", nil, []string{"grpc", "open-policy-agent", "sigstore", "libcontainer"}, "auditd writes a log"},
 		{"postern-policyd", nil, []string{"google.golang.org/grpc", "sigstore", "containers/image", "libcontainer"}, "policyd evaluates"},
-		{"postern-launch", nil, []string{"google.golang.org/grpc", "open-policy-agent", "sigstore", "containers/image"}, "launch creates containers"},
+		{"postern-launch", nil, []string{"google.golang.org/", "open-policy-agent", "sigstore", "containers/image", "checkpoint-restore", "protobuf", "net/http"}, "launch creates containers, and reads no protocol of anybody"},
 		{"postern-cni", nil, []string{"google.golang.org/grpc", "open-policy-agent", "sigstore", "libcontainer"}, "cni runs plugins"},
 	}
 	for _, r := range rules {
@@ -160,9 +180,23 @@ func TestForbiddenDependencies(t *testing.T) {
 	}
 }
 
+// TestNoNetworkLinked: who has no business with a network links neither sockets
+// of it nor a resolver, which would read the node's files and other servers'
+// answers.
+func TestNoNetworkLinked(t *testing.T) {
+	for _, b := range []string{"postern-helper", "postern-init", "postern-logd", "postern-auditd"} {
+		for _, p := range goList(t, tags(t, b), "-deps", "./cmd/"+b) {
+			switch p {
+			case "net", "net/http", "os/user", "plugin", "text/template", "encoding/gob":
+				t.Errorf("%s links %s", b, p)
+			}
+		}
+	}
+}
+
 // TestPrivsepImportsNothingOfOurs: dependencies point inwards.
 func TestPrivsepImportsNothingOfOurs(t *testing.T) {
-	for _, line := range goList(t, "-f", "{{.ImportPath}} {{join .Imports \" \"}}", "./privsep/...") {
+	for _, line := range goList(t, "", "-f", "{{.ImportPath}} {{join .Imports \" \"}}", "./privsep/...") {
 		f := strings.Fields(line)
 		for _, imp := range f[1:] {
 			if strings.HasPrefix(imp, module+"/") && !strings.HasPrefix(imp, module+"/privsep/") {
@@ -177,7 +211,7 @@ func TestPrivsepImportsNothingOfOurs(t *testing.T) {
 func TestLineBudgets(t *testing.T) {
 	for _, b := range []string{"postern-helper", "postern-init"} {
 		lines := 0
-		for _, l := range goList(t, "-deps", "-f", "{{if .Module}}{{if .Module.Main}}{{$d := .Dir}}{{range .GoFiles}}{{$d}}/{{.}} {{end}}{{end}}{{end}}", "./cmd/"+b) {
+		for _, l := range goList(t, tags(t, b), "-deps", "-f", "{{if .Module}}{{if .Module.Main}}{{$d := .Dir}}{{range .GoFiles}}{{$d}}/{{.}} {{end}}{{end}}{{end}}", "./cmd/"+b) {
 			for _, f := range strings.Fields(l) {
 				lines += codeLines(t, f)
 			}
