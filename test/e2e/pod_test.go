@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -161,6 +162,13 @@ func TestOnePod(t *testing.T) {
 	}
 	if out, _ := tr.exec(ctr, "sh", "-c", "ls /proc/self/fd | wc -l"); strings.TrimSpace(out) != "4" { // 0, 1, 2 and ls's own
 		t.Errorf("fds of an exec'ed process: %q, want 4", out)
+	}
+	var files unix.Rlimit // ours are what the daemons were started with
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		t.Fatal(err)
+	}
+	if out, _ := tr.exec(ctr, "sh", "-c", "ulimit -Sn; ulimit -Hn"); strings.Join(strings.Fields(out), " ") != fmt.Sprintf("%d %[1]d", files.Max) {
+		t.Errorf("open files: %q, want %d", out, files.Max)
 	}
 	ps, err := tr.rt.PodSandboxStatus(ctx(t), &cri.PodSandboxStatusRequest{PodSandboxId: pod})
 	if err != nil || !strings.HasPrefix(ps.Status.GetNetwork().GetIp(), "10.221.") {
