@@ -189,6 +189,9 @@ func (m *Machine) stage(in helper.CtrIn) ([]spec.Mount, error) {
 		pm := &in.Plan.Mounts[i]
 		at := m.box("ctr", in.ID, "m", strconv.Itoa(i))
 		if err := m.stageOne(in, pm, at); err != nil {
+			if k := pm.From.Root; errors.Is(err, os.ErrNotExist) && (k == plan.RootHostPath || k == plan.RootPodVolumes) {
+				return nil, helper.Invalid("mount at %s: the host path does not exist. Fix: make it before the container", pm.To)
+			}
 			return nil, fmt.Errorf("mount at %s: %w", pm.To, err)
 		}
 		out = append(out, spec.Mount{Source: at, To: pm.To, ReadOnly: pm.ReadOnly, RecursiveReadOnly: pm.RecursiveReadOnly,

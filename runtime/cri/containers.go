@@ -24,7 +24,7 @@ func (s *Server) CreateContainer(ctx context.Context, r *cri.CreateContainerRequ
 		return nil, fail(method, err)
 	}
 	if pod.State != store.Running {
-		return nil, status.Errorf(codes.FailedPrecondition, "pod %s is not ready", pod.ID)
+		return nil, status.Errorf(codes.FailedPrecondition, "pod_sandbox_id: pod %s is not ready: it was stopped; run another", pod.ID)
 	}
 	m := r.GetConfig().GetMetadata()
 	if m.GetName() == "" {

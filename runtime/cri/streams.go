@@ -145,7 +145,7 @@ func (s *Server) PortForward(ctx context.Context, r *cri.PortForwardRequest) (*c
 		return nil, fail("PortForward", err)
 	}
 	if p.State != store.Running {
-		return nil, status.Errorf(codes.FailedPrecondition, "pod %s is not ready", p.ID)
+		return nil, status.Errorf(codes.FailedPrecondition, "pod_sandbox_id: pod %s is not ready: it was stopped; run another", p.ID)
 	}
 	for _, n := range r.Port {
 		if n < 1 || n > 65535 {

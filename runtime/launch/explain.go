@@ -38,7 +38,7 @@ func mistake(err error) (field, text, remedy string) {
 			// The path is this machine's; the kernel's word behind it says why.
 			t = strings.TrimPrefix(value, "failed to write ") + all[strings.LastIndex(all, ": "):]
 		}
-		return m.field, t, m.remedy
+		return m.field, strings.TrimPrefix(t, m.field+": "), m.remedy
 	}
 	return "", "", ""
 }

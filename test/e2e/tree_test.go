@@ -246,8 +246,9 @@ func (tr *tree) leaks() []string {
 			}
 		}
 	}
+	mine := tr.handles()
 	filepath.WalkDir("/sys/fs/cgroup", func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && filepath.Base(filepath.Dir(p)) == "postern" {
+		if err == nil && d.IsDir() && mine(strings.TrimPrefix(filepath.Base(p), "pod-")) {
 			out = append(out, "cgroup "+p)
 		}
 		return nil
@@ -259,6 +260,17 @@ func (tr *tree) leaks() []string {
 		out = append(out, "links: "+string(b))
 	}
 	return out
+}
+
+// handles returns whether a name is that of a pod or a container of this tree: the
+// helper's directories and the audit log know them all. Other trees may run on the
+// same machine.
+func (tr *tree) handles() func(string) bool {
+	known, err := exec.Command(filepath.Join(bin, "postern"), "audit", "tail", "--root", tr.root, "-n", "-1", "--json").Output()
+	if err != nil {
+		tr.t.Errorf("postern audit tail: %v", err)
+	}
+	return func(name string) bool { return len(name) == 64 && bytes.Contains(known, []byte(name)) }
 }
 
 // processes returns the pids of the tree by the name of their binary.
