@@ -192,7 +192,7 @@ func removeTree(dir string) error {
 	if err != nil {
 		return err
 	}
-	return os.RemoveAll(dir)
+	return removeAll(dir)
 }
 
 // Leftovers removes what no known pod or container owns.
