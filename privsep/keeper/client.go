@@ -37,7 +37,7 @@ type StatusError struct {
 
 func (e *StatusError) Error() string {
 	text := map[Status]string{Invalid: "invalid request", NotFound: "nothing kept under this key",
-		Full: "too much is kept", Forbidden: "not allowed on this channel", Failed: "failed"}[e.Status]
+		Full: "too much is kept", Forbidden: "not allowed on this channel"}[e.Status]
 	return fmt.Sprintf("keeper: operation %d: %s (%d)", e.Op, text, e.Status)
 }
 

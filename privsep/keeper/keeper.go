@@ -32,7 +32,6 @@ const (
 	NotFound  = message.NotFound
 	Full      = message.Full
 	Forbidden = message.Forbidden
-	Failed    = message.Failed
 
 	KeyLen     = message.KeyLen
 	MaxMeta    = message.MaxMeta

@@ -48,7 +48,6 @@ const (
 	NotFound         // nothing is kept under that key and index
 	Full             // too much is kept already
 	Forbidden        // not on this channel
-	Failed           // the kernel said no
 )
 
 // Request is one request.
