@@ -46,14 +46,16 @@ func main() {
 }
 
 func run(l layout.Layout) error {
-	if err := confine.Enter(confine.Helper, layout.ID{}, confine.Options{KeepFDs: 2}); err != nil {
-		return err
-	}
-	users, err := layout.ReadUsers(l.UsersFile())
+	// Root's own file, read this early because it says whether containers are to
+	// inherit the filter. Nobody's input was read yet.
+	c, err := ceiling.Load(l.Ceiling())
 	if err != nil {
 		return err
 	}
-	c, err := ceiling.Load(l.Ceiling())
+	if err := confine.Enter(confine.Helper, layout.ID{}, confine.Options{KeepFDs: 2, Unfiltered: c.Unfiltered}); err != nil {
+		return err
+	}
+	users, err := layout.ReadUsers(l.UsersFile())
 	if err != nil {
 		return err
 	}

@@ -59,9 +59,16 @@ type Row struct {
 
 // Ceiling is the parsed file.
 type Ceiling struct {
-	Profile       string
-	KubeletRoot   string
-	SeccompDir    string // "" is the layout's
+	Profile     string
+	KubeletRoot string
+	SeccompDir  string // "" is the layout's
+	// SeccompUnsetUnconfined has a request that names no seccomp profile mean
+	// none, as the kubelet's predecessors had it, and not the default one. The
+	// front end reads it so; what comes here says unconfined, and is held to it.
+	SeccompUnsetUnconfined bool
+	// Unfiltered leaves the helper without its own seccomp filter, which every
+	// container inherits otherwise.
+	Unfiltered    bool
 	MaxPods       int64
 	MaxContainers int64
 	MaxPIDs       int64 // for a container; also its default
@@ -127,6 +134,8 @@ func Parse(name string, b []byte) (*Ceiling, error) {
 			r.str("profile", &c.Profile)
 			r.str("kubelet_root", &c.KubeletRoot)
 			r.str("seccomp_dir", &c.SeccompDir)
+			r.flag("seccomp_unset_unconfined", &c.SeccompUnsetUnconfined)
+			r.flag("unfiltered", &c.Unfiltered)
 			r.num("max_pods", &c.MaxPods)
 			r.num("max_containers", &c.MaxContainers)
 			r.num("max_pids", &c.MaxPIDs)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/privsep/plan"
+	shipped "github.com/postern-cri/postern/profiles/ceiling"
 )
 
 const tail = "\n[[cgroup_root]]\nname = \"p\"\npath = \"/p\"\n[class.restricted]\n"
@@ -102,6 +103,7 @@ func TestParseValues(t *testing.T) {
 		`profile = "a # is no comment here" # but here`,
 		`  max_pods=7#close`,
 		`seccomp_dir = "back\\" # a backslash before the quote`,
+		`seccomp_unset_unconfined = true`,
 		`handlers = [ # over lines`,
 		`  "one",  # with a comment, and "another"`,
 		``,
@@ -116,11 +118,30 @@ func TestParseValues(t *testing.T) {
 		`path = "/"`,
 		`symlinks = "beneath"`,
 	}, "\r\n")+tail)
-	want := &Ceiling{Profile: "a # is no comment here", KubeletRoot: "/var/lib/kubelet", SeccompDir: `back\`, MaxPods: 7, MaxContainers: 2000, MaxPIDs: 4096,
+	want := &Ceiling{Profile: "a # is no comment here", KubeletRoot: "/var/lib/kubelet", SeccompDir: `back\`, SeccompUnsetUnconfined: true, MaxPods: 7, MaxContainers: 2000, MaxPIDs: 4096,
 		Handlers: []string{"one", "two # three", "four]"}, CDI: []string{}, Devices: []string{"a", "b"}, Network: Network{ConfDir: "/etc/ü"},
 		HostPaths: []HostPath{{Name: "h", Path: "/", Symlinks: true}}, CgroupRoots: []Root{{"p", "/p"}}, Classes: map[plan.Class]*Row{plan.Restricted: {}}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+}
+
+// What loosens beside the classes is off unless the file says so, and each key
+// sets its own field.
+func TestLooseKeys(t *testing.T) {
+	for text, want := range map[string][2]bool{
+		"": {}, "unfiltered = false\n": {}, "unfiltered = true\n": {true, false}, "seccomp_unset_unconfined = true\n": {false, true},
+	} {
+		c := parse(t, "profile = \"x\"\n"+text+tail)
+		if got := [2]bool{c.Unfiltered, c.SeccompUnsetUnconfined}; got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+	for name, loose := range map[string]bool{"restricted": false, "baseline": false, "conformance": true} {
+		b, _ := shipped.Shipped(name)
+		if c := parse(t, string(b)); c.Unfiltered != loose || c.SeccompUnsetUnconfined != loose || (c.SeccompDir != "") != loose {
+			t.Errorf("%s: unfiltered %v, unset unconfined %v, profiles from %q", name, c.Unfiltered, c.SeccompUnsetUnconfined, c.SeccompDir)
+		}
 	}
 }
 

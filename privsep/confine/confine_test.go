@@ -73,6 +73,9 @@ func child(name, dir, call string) {
 	opts := Options{KeepFDs: 1, Groups: []uint32{64779},
 		Landlock: []Rule{{Path: filepath.Join(dir, "allowed"), Rights: All}, {Path: "/proc", Rights: Read},
 			{Path: filepath.Join(dir, "absent"), Rights: Read, Optional: true}}}
+	if call == "unfiltered" {
+		opts.Unfiltered, call = true, ""
+	}
 	if call == "undo" { // a drop that did not happen
 		undo(profiles[role], testID)
 		return
@@ -320,6 +323,32 @@ func TestFilters(t *testing.T) {
 				t.Errorf("got %q (%v), want %q", out, err, tt.want)
 			}
 		})
+	}
+}
+
+// TestUnfiltered: the helper may leave its filter out, with all else in force,
+// and nobody else may.
+func TestUnfiltered(t *testing.T) {
+	needRoot(t)
+	for role := range profiles {
+		out, err := run(t, role, "unfiltered")
+		if role != Helper {
+			if err == nil {
+				t.Errorf("%s runs without its filter", role)
+			}
+			continue
+		}
+		var r report
+		if err := errors.Join(err, json.Unmarshal([]byte(out), &r)); err != nil {
+			t.Fatal(err)
+		}
+		for _, th := range r.Threads {
+			var bnd uint64
+			fmt.Sscanf(th["CapBnd"], "%x", &bnd)
+			if mode := fmt.Sprint(seccompMode()); th["Seccomp"] != mode || bnd&^profiles[Helper].keepCaps != 0 {
+				t.Errorf("seccomp %s, want %s as here; bounding set %#x", th["Seccomp"], mode, bnd)
+			}
+		}
 	}
 }
 

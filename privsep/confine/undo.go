@@ -117,7 +117,7 @@ func seccompMode() int {
 
 // verify asks every thread who it is. AllThreadsSyscall stops the program where
 // two threads answer differently, which is what is wanted here.
-func verify(p profile, id layout.ID) error {
+func verify(p profile, id layout.ID, mode uintptr) error {
 	uid, gid := uintptr(id.UID), uintptr(id.GID)
 	if p.root {
 		uid, gid = 0, 0
@@ -133,7 +133,7 @@ func verify(p profile, id layout.ID) error {
 		{"uid", unix.SYS_GETUID, 0, uid}, {"effective uid", unix.SYS_GETEUID, 0, uid},
 		{"gid", unix.SYS_GETGID, 0, gid}, {"effective gid", unix.SYS_GETEGID, 0, gid},
 		{"no_new_privs", unix.SYS_PRCTL, unix.PR_GET_NO_NEW_PRIVS, nnp},
-		{"seccomp mode", unix.SYS_PRCTL, unix.PR_GET_SECCOMP, unix.SECCOMP_MODE_FILTER},
+		{"seccomp mode", unix.SYS_PRCTL, unix.PR_GET_SECCOMP, mode},
 		{"dumpable", unix.SYS_PRCTL, unix.PR_GET_DUMPABLE, 0},
 	} {
 		got, _, errno := syscall.AllThreadsSyscall6(ask.nr, ask.option, 0, 0, 0, 0, 0)
