@@ -136,7 +136,7 @@ func optional(c *wire.Coder, p *Place) {
 	}
 }
 
-func (p *Profile) code(c *wire.Coder) {
+func (p *Profile) code(c *wire.Coder, name func(*wire.Coder, *string)) {
 	wire.Enum(c, &p.Kind, ProfileRuntimeDefault, ProfileUnconfined)
 	name(c, &p.Name)
 	if (p.Kind == ProfileLocalhost) != (p.Name != "") {
@@ -282,8 +282,8 @@ func (p *Plan) code(c *wire.Coder) {
 	if (p.PID == NamespaceTarget) != (p.Target != "") {
 		c.Fail("pid namespace mode %d with the target %q", p.PID, p.Target)
 	}
-	p.Seccomp.code(c)
-	p.AppArmor.code(c)
+	p.Seccomp.code(c, relative)
+	p.AppArmor.code(c, name)
 	p.SELinux.code(c)
 	wire.ListOf(c, &p.MaskedPaths, maxList, 2, func(s *string) { absolute(c, s) })
 	wire.Unique(c, "masked paths", p.MaskedPaths, self)

@@ -53,14 +53,14 @@ type ProfileKind uint8
 // CRI says nothing.
 const (
 	ProfileRuntimeDefault ProfileKind = iota + 1
-	ProfileLocalhost                  // Name is a file in the root-owned profile directory
+	ProfileLocalhost                  // Name is a file of root's, by its path in the profile directory (AppArmor: a profile)
 	ProfileUnconfined
 )
 
 // Profile names a security profile.
 type Profile struct {
 	Kind ProfileKind
-	Name string // only with ProfileLocalhost; [A-Za-z0-9][A-Za-z0-9._-]{0,127}
+	Name string // only with ProfileLocalhost: names [A-Za-z0-9][A-Za-z0-9._-]{0,127}, for seccomp several with slashes between
 }
 
 // RootKind says which family of roots a Place lies beneath.

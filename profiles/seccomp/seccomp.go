@@ -22,6 +22,9 @@ import (
 // maxProfile bounds the size of a profile file.
 const maxProfile = 1 << 20
 
+// maxName bounds the length of a name.
+const maxName = 1024
+
 // Default returns the runtime's default profile for a container with the
 // bounding set caps (names with CAP_): calls that only a capability makes
 // possible are open where the container has it.
@@ -47,11 +50,11 @@ func Default(caps []string, compat bool) (*specs.LinuxSeccomp, error) {
 	return finish(p)
 }
 
-// Load reads profile name of directory dir. The file must be a regular one that
-// belongs to root and that nobody else can write: a profile is a promise of the
-// node's administrator.
+// Load reads profile name, a path without links, of directory dir. The file must
+// be a regular one that belongs to root and that nobody else can write: a profile
+// is a promise of the node's administrator.
 //
-// Expected syscalls: openat2 of the directory, openat of the file, fstat, read.
+// Expected syscalls: open of the directory, openat2 of the file, fstat, read.
 func Load(dir, name string, caps []string) (*specs.LinuxSeccomp, error) {
 	if !ValidName(name) {
 		return nil, fmt.Errorf("%q is no name of a profile", name)
@@ -70,11 +73,16 @@ func Load(dir, name string, caps []string) (*specs.LinuxSeccomp, error) {
 	return p, nil
 }
 
-// ValidName reports whether name can be a profile's: one path component of
-// letters, digits, dot, underscore and hyphen that starts with a letter or digit.
+// ValidName reports whether name can be a profile's: path components of letters,
+// digits, dot, underscore and hyphen, each of which starts with a letter or digit.
 func ValidName(name string) bool {
 	const first = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-	return name != "" && len(name) <= 128 && strings.ContainsRune(first, rune(name[0])) && strings.Trim(name, first+"._-") == ""
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "" || len(part) > 128 || !strings.ContainsRune(first, rune(part[0])) || strings.Trim(part, first+"._-") != "" {
+			return false
+		}
+	}
+	return len(name) <= maxName
 }
 
 func read(dir, name string) ([]byte, error) {
@@ -84,7 +92,8 @@ func read(dir, name string) ([]byte, error) {
 	}
 	defer unix.Close(d)
 	// O_NONBLOCK: a FIFO put there must not hold a container's start.
-	fd, err := unix.Openat(d, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat2(d, name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
 	if err != nil {
 		return nil, err
 	}

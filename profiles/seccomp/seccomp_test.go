@@ -78,13 +78,18 @@ func TestLoad(t *testing.T) {
 	os.Mkdir(filepath.Join(dir, "dir.json"), 0o755)
 	unix.Mkfifo(filepath.Join(dir, "fifo.json"), 0o644)
 
-	p, err := Load(dir, "good.json", nil)
-	if err != nil || p.DefaultAction != specs.ActAllow || len(p.Syscalls) != 1 {
-		t.Errorf("good.json: %+v, %v", p, err)
+	os.Symlink(".", filepath.Join(dir, "linked"))
+	write("dir.json/good.json", good, 0o644)
+
+	for _, name := range []string{"good.json", "dir.json/good.json"} {
+		p, err := Load(dir, name, nil)
+		if err != nil || p.DefaultAction != specs.ActAllow || len(p.Syscalls) != 1 {
+			t.Errorf("%s: %+v, %v", name, p, err)
+		}
 	}
 	for _, name := range []string{"writable.json", "foreign.json", "broken.json", "empty.json", "rulesonly.json", "notify.json",
 		"listener.json", "big.json", "link.json", "dir.json", "fifo.json", "missing.json", "", ".", "..", "../good.json",
-		"/etc/passwd", ".good.json", "a/b", "good.json\x00", "-good"} {
+		"/etc/passwd", ".good.json", "a/b", "linked/good.json", "dir.json/../good.json", "dir.json//good.json", "dir.json/", "/good.json", "good.json\x00", "-good"} {
 		if p, err := Load(dir, name, nil); err == nil {
 			t.Errorf("%q was loaded: %+v", name, p)
 		}

@@ -26,6 +26,10 @@ type Locator interface {
 	Mount(podUID, path string) (place plan.Place, makeDir bool, err error)
 	// Device locates a device node.
 	Device(path string) (plan.Place, error)
+	// SeccompProfile names the localhost profile that CRI gives as ref.
+	SeccompProfile(ref string) string
+	// SeccompUnset is the kind of profile that a request without one means.
+	SeccompUnset() plan.ProfileKind
 }
 
 // Image is the part of an image's configuration that a container takes over.

@@ -24,6 +24,10 @@ func (places) Mount(uid, p string) (plan.Place, bool, error) {
 	return plan.Place{}, false, errors.New("beneath no root of the ceiling")
 }
 
+func (places) SeccompProfile(ref string) string { return strings.TrimPrefix(ref, "/profiles/") }
+
+func (places) SeccompUnset() plan.ProfileKind { return plan.ProfileRuntimeDefault }
+
 func (places) Device(p string) (plan.Place, error) {
 	if rel, ok := strings.CutPrefix(p, "/dev/"); ok {
 		return plan.Place{Root: plan.RootHostPath, Name: "dev", Rel: rel}, nil

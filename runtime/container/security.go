@@ -74,10 +74,13 @@ func profiles(p *plan.Plan, in *Input) error {
 	var err error
 	//lint:ignore SA1019 kubelets that may still talk to us set only the old fields, and to forget them would loosen a profile
 	oldSeccomp, oldAppArmor := sc.GetSeccompProfilePath(), sc.GetApparmorProfile()
-	if p.Seccomp, err = profile(field+"seccomp", sc.GetSeccomp(), oldSeccomp, p.Privileged); err != nil {
+	if p.Seccomp, err = profile(field+"seccomp", sc.GetSeccomp(), oldSeccomp, p.Privileged, in.At.SeccompProfile); err != nil {
 		return err
 	}
-	if p.AppArmor, err = profile(field+"apparmor", sc.GetApparmor(), oldAppArmor, p.Privileged); err != nil {
+	if sc.GetSeccomp() == nil && oldSeccomp == "" {
+		p.Seccomp.Kind = in.At.SeccompUnset()
+	}
+	if p.AppArmor, err = profile(field+"apparmor", sc.GetApparmor(), oldAppArmor, p.Privileged, path.Base); err != nil {
 		return err
 	}
 	if p.Privileged {
@@ -105,7 +108,7 @@ func profiles(p *plan.Plan, in *Input) error {
 	return nil
 }
 
-func profile(field string, s *cri.SecurityProfile, old string, privileged bool) (plan.Profile, error) {
+func profile(field string, s *cri.SecurityProfile, old string, privileged bool, name func(string) string) (plan.Profile, error) {
 	if s != nil {
 		switch s.ProfileType {
 		case cri.SecurityProfile_RuntimeDefault:
@@ -113,7 +116,7 @@ func profile(field string, s *cri.SecurityProfile, old string, privileged bool) 
 		case cri.SecurityProfile_Unconfined:
 			return plan.Profile{Kind: plan.ProfileUnconfined}, nil
 		case cri.SecurityProfile_Localhost:
-			return localhost(field, s.LocalhostRef)
+			return localhost(field, s.LocalhostRef, name)
 		}
 		return plan.Profile{}, refuse(field, "unknown profile type %d", s.ProfileType)
 	}
@@ -123,20 +126,25 @@ func profile(field string, s *cri.SecurityProfile, old string, privileged bool) 
 	case old == "", old == "runtime/default", old == "docker/default":
 		return plan.Profile{Kind: plan.ProfileRuntimeDefault}, nil
 	case strings.HasPrefix(old, "localhost/"):
-		return localhost(field, old)
+		return localhost(field, old, name)
 	}
 	return plan.Profile{}, refuse(field, "unknown profile %q", old)
 }
 
-// localhost names a profile of the root-owned profile directory. The kubelet
-// writes a path of its own here; only the last component counts, because the
-// content always comes from the directory that the operator filled.
-func localhost(field, ref string) (plan.Profile, error) {
+// localhost names a profile that the node's operator made. The kubelet writes a
+// path of its own for seccomp; nameOf makes it the name in the directory that the
+// content always comes from.
+func localhost(field, ref string, nameOf func(string) string) (plan.Profile, error) {
 	ref = strings.TrimPrefix(ref, "localhost/")
-	name := path.Base(ref)
+	name := nameOf(ref)
 	const first = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-	if ref == "" || len(name) > 128 || strings.Trim(name, first+"._-") != "" || !strings.ContainsRune(first, rune(name[0])) {
-		return plan.Profile{}, refuse(field, "%q is no profile name", ref)
+	for part := range strings.SplitSeq(name, "/") {
+		if ref == "" || part == "" || len(part) > 128 || strings.Trim(part, first+"._-") != "" || !strings.ContainsRune(first, rune(part[0])) {
+			return plan.Profile{}, refuse(field, "%q is no profile name", ref)
+		}
+	}
+	if len(name) > 1024 {
+		return plan.Profile{}, refuse(field, "profile name of %d bytes", len(name))
 	}
 	return plan.Profile{Kind: plan.ProfileLocalhost, Name: name}, nil
 }

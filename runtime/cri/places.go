@@ -2,6 +2,7 @@ package cri
 
 import (
 	"fmt"
+	"path"
 	"strings"
 
 	"github.com/postern-cri/postern/privsep/ceiling"
@@ -66,6 +67,33 @@ func (c CeilingPlaces) Device(path string) (plan.Place, error) {
 		return plan.Place{}, &Outside{fmt.Sprintf("device %q is not in /dev. Fix: name a device there that is listed in devices of ceiling.toml", path)}
 	}
 	return plan.Place{Root: plan.RootHostPath, Name: "dev", Rel: rel}, nil
+}
+
+// SeccompProfile implements container.Locator: a path beneath the profile
+// directory or the kubelet's is named by what follows, any other absolute one by
+// its last component.
+func (c CeilingPlaces) SeccompProfile(ref string) string {
+	if !strings.HasPrefix(ref, "/") {
+		return ref
+	}
+	ref = path.Clean(ref)
+	for _, dir := range []string{c.SeccompDir, path.Join(c.KubeletRoot, "seccomp")} {
+		if dir == "" {
+			continue // the layout's, which no client knows
+		}
+		if rel, ok := strings.CutPrefix(ref, strings.TrimSuffix(dir, "/")+"/"); ok {
+			return rel
+		}
+	}
+	return path.Base(ref)
+}
+
+// SeccompUnset implements container.Locator.
+func (c CeilingPlaces) SeccompUnset() plan.ProfileKind {
+	if c.SeccompUnsetUnconfined {
+		return plan.ProfileUnconfined
+	}
+	return plan.ProfileRuntimeDefault
 }
 
 var classes = []plan.Class{plan.Restricted, plan.Baseline, plan.System}

@@ -44,6 +44,33 @@ run_as_root = true
 unmasked_proc = true
 `
 
+func TestSeccompNames(t *testing.T) {
+	c, err := ceiling.Parse("test", []byte(testCeiling))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir, names := range map[string]map[string]string{
+		"": {"/var/lib/kubelet/seccomp/a.json": "a.json", "/var/lib/kubelet/seccomp/team/a.json": "team/a.json", "team/a.json": "team/a.json",
+			"/etc/postern/seccomp/team/a.json": "a.json", "/var/lib/kubelet/seccomp/../a.json": "a.json"},
+		"/srv/p": {"/srv/p/team/a.json": "team/a.json", "/srv/p/x/../../q/a.json": "a.json"},
+		"/":      {"/var/lib/kubelet/seccomp/a.json": "var/lib/kubelet/seccomp/a.json", "/a.json": "a.json"},
+	} {
+		c.SeccompDir = dir
+		for ref, want := range names {
+			if got := (CeilingPlaces{c}).SeccompProfile(ref); got != want {
+				t.Errorf("directory %q: %s is %q, want %q", dir, ref, got, want)
+			}
+		}
+	}
+	if k := (CeilingPlaces{c}).SeccompUnset(); k != plan.ProfileRuntimeDefault {
+		t.Error("a profile that was forgotten is", k)
+	}
+	c.SeccompUnsetUnconfined = true
+	if k := (CeilingPlaces{c}).SeccompUnset(); k != plan.ProfileUnconfined {
+		t.Error("unset is", k)
+	}
+}
+
 func TestPlaces(t *testing.T) {
 	c, err := ceiling.Parse("test", []byte(testCeiling))
 	if err != nil {

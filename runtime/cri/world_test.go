@@ -92,6 +92,8 @@ func (fakePlaces) Mount(string, string) (plan.Place, bool, error) {
 }
 func (fakePlaces) FitPod(*plan.PodPlan)                   {}
 func (fakePlaces) FitContainer(*plan.PodPlan, *plan.Plan) {}
+func (fakePlaces) SeccompProfile(ref string) string       { return ref }
+func (fakePlaces) SeccompUnset() plan.ProfileKind         { return plan.ProfileRuntimeDefault }
 func (fakePlaces) Device(string) (plan.Place, error)      { return plan.Place{}, &Outside{"not listed"} }
 
 // world is a server with fakes around it, and a gRPC client of it.
