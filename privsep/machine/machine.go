@@ -107,7 +107,7 @@ func (m *Machine) Features() (cgroupVersion uint8, bits uint64) {
 	if b, err := os.ReadFile("/proc/sys/user/max_user_namespaces"); err == nil && strings.TrimSpace(string(b)) != "0" {
 		bits |= wire.FeatureUserNS
 	}
-	if b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(b), "Y") {
+	if _, err := os.Stat("/sys/kernel/security/apparmor"); err == nil { // as postern-launch sees it
 		bits |= wire.FeatureAppArmor
 	}
 	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {

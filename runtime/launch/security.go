@@ -5,11 +5,10 @@ package launch
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
-	"github.com/opencontainers/runc/libcontainer/apparmor"
+	runc "github.com/opencontainers/runc/libcontainer/apparmor"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -19,12 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/privsep/plan"
+	"github.com/postern-cri/postern/profiles/apparmor"
 	"github.com/postern-cri/postern/profiles/capability"
 	"github.com/postern-cri/postern/profiles/seccomp"
 )
-
-// apparmorDefault is the profile that "RuntimeDefault" means.
-const apparmorDefault = "postern-default"
 
 // capabilities gives the bounding set; permitted and effective with it, which
 // only uid 0 keeps across execve. The inheritable set is empty (CVE-2022-27652),
@@ -108,39 +105,34 @@ func brings32(rootfs string) bool {
 }
 
 // apparmor names the profile. Where the kernel has no AppArmor the default is
-// void, as everywhere, but a profile asked for by name is an error.
+// void, as everywhere, but a profile asked for by name is an error. One that is
+// not loaded, or that only complains, is an error always.
 func (o *operation) apparmor(cfg *configs.Config) error {
-	name := ""
+	name, enabled := "", runc.IsEnabled()
 	switch a := o.Plan.AppArmor; a.Kind {
 	case plan.ProfileUnconfined:
-		if apparmor.IsEnabled() {
+		if enabled {
 			cfg.AppArmorProfile = "unconfined"
 		}
 		return nil
 	case plan.ProfileRuntimeDefault:
-		if !apparmor.IsEnabled() {
+		if !enabled {
 			return nil
 		}
-		name = apparmorDefault
+		name = apparmor.Default
 	case plan.ProfileLocalhost:
-		if !apparmor.IsEnabled() {
+		if !enabled {
 			return fmt.Errorf("profile %q: this machine has no AppArmor", a.Name)
 		}
 		name = a.Name
 	default:
 		return fmt.Errorf("unknown kind of profile %d", a.Kind)
 	}
-	b, err := os.ReadFile("/sys/kernel/security/apparmor/profiles")
-	if err != nil {
+	if err := apparmor.Confines("/sys", name); err != nil {
 		return err
 	}
-	for line := range strings.Lines(string(b)) {
-		if n, _, ok := strings.Cut(line, " ("); ok && n == name {
-			cfg.AppArmorProfile = name
-			return nil
-		}
-	}
-	return fmt.Errorf("profile %q is not loaded", name)
+	cfg.AppArmorProfile = name
+	return nil
 }
 
 // selinux labels the process and its mounts, and relabels sources where asked.

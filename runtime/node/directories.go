@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/postern-cri/postern/privsep/ceiling"
 	"github.com/postern-cri/postern/privsep/layout"
 )
 
@@ -52,6 +53,22 @@ func (d directory) make() error {
 		return err
 	}
 	return os.Chmod(d.path, d.mode)
+}
+
+// makeLogRoots makes the directories that the ceiling permits for containers'
+// logs. The helper makes pods' directories beneath them, but never these; a
+// kubelet makes its own only when it first starts.
+func makeLogRoots(path string) error {
+	c, err := ceiling.Load(path)
+	if err != nil {
+		return err
+	}
+	for _, r := range c.LogRoots {
+		if err := os.MkdirAll(r.Path, 0o755); err != nil {
+			return fmt.Errorf("making the log root %s: %w", r.Name, err)
+		}
+	}
+	return nil
 }
 
 // passable finds the first ancestor of path that other users cannot enter.

@@ -135,7 +135,7 @@ func (n *Node) endStale() {
 	}
 }
 
-// Prepare makes directories and files.
+// Prepare makes directories and files, and loads the AppArmor profile.
 func (n *Node) Prepare() error {
 	for _, d := range directories(n.Root, n.Layout, n.Users) {
 		if err := d.make(); err != nil {
@@ -150,6 +150,12 @@ func (n *Node) Prepare() error {
 	notes, err := fill(n.Layout, n.Profile, n.Config)
 	n.Notes = append(n.Notes, notes...)
 	if err != nil {
+		return err
+	}
+	if err := makeLogRoots(n.Layout.Ceiling()); err != nil {
+		return err
+	}
+	if err := loadProfile("/sys"); err != nil {
 		return err
 	}
 	users := n.Layout.UsersFile()
