@@ -62,15 +62,25 @@ func NewConn(fd int) (*Conn, error) {
 	return &Conn{f: f, rc: rc}, nil
 }
 
-// Dial connects to the socket at path.
+// dialTime is how long Dial waits for room in the queue of a listener.
+const dialTime = 200 * time.Millisecond
+
+// Dial connects to the socket at path. A peer that accepts nobody does not hold
+// it up: a full queue is an error, after a moment's patience.
 //
 // Expected syscalls: socket, connect.
 func Dial(path string) (*Conn, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("making a socket: %w", err)
 	}
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+	for end := time.Now().Add(dialTime); ; time.Sleep(2 * time.Millisecond) {
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+		if err != unix.EINTR && (err != unix.EAGAIN || time.Now().After(end)) {
+			break
+		}
+	}
+	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("connecting to %s: %w", path, err)
 	}
