@@ -24,9 +24,15 @@ type pool struct {
 	mu   sync.Mutex
 	idle []*seqpacket.Conn
 	seq  uint64
+	busy chan struct{} // calls under way
 }
 
-const maxIdle = 8
+const (
+	maxIdle = 8
+	maxBusy = 64 // less than maxPeers: an honest asker waits here, and is let in
+)
+
+func newPool(path string) pool { return pool{path: path, busy: make(chan struct{}, maxBusy)} }
 
 func (p *pool) get() (*seqpacket.Conn, uint64, error) {
 	p.mu.Lock()
@@ -60,6 +66,14 @@ func (p *pool) call(ctx context.Context, verb wire.Verb, body func(*wire.Coder),
 	end := time.Now().Add(Timeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(end) {
 		end = d
+	}
+	late := time.NewTimer(time.Until(end))
+	defer late.Stop()
+	select {
+	case p.busy <- struct{}{}:
+		defer func() { <-p.busy }()
+	case <-late.C:
+		return fmt.Errorf("%d calls are under way: %w", maxBusy, context.DeadlineExceeded)
 	}
 	var err error
 	for range maxIdle + 1 {
@@ -120,7 +134,7 @@ type Policy struct{ pool pool }
 
 // NewPolicy returns a Policy that connects to the socket at path when it is
 // first asked.
-func NewPolicy(path string) *Policy { return &Policy{pool{path: path}} }
+func NewPolicy(path string) *Policy { return &Policy{newPool(path)} }
 
 // Decide asks for a decision. An error means that there is none: the caller
 // refuses, unless the question's class is ClassTeardown.
@@ -150,7 +164,7 @@ type Audit struct{ pool pool }
 
 // NewAudit returns an Audit that connects to the socket at path when it is first
 // used.
-func NewAudit(path string) *Audit { return &Audit{pool{path: path}} }
+func NewAudit(path string) *Audit { return &Audit{newPool(path)} }
 
 // Commit hands over one JSON object and returns its sequence number when it is
 // durable, or, with async, when it is queued.

@@ -225,7 +225,7 @@ func TestRestart(t *testing.T) {
 				return
 			}
 			serving <- c
-			go serveConn(c, me, func(string, wire.Header, []byte, []int) (func(*wire.Coder), error) {
+			go serveConn(c, &admission{peers: map[uint32]int{}}, me, func(string, wire.Header, []byte, []int) (func(*wire.Coder), error) {
 				time.Sleep(5 * time.Millisecond) // so that the questions need connections of their own
 				return (&Decision{Allow: true, ID: id}).code, nil
 			})

@@ -70,7 +70,12 @@ func ServeAudit(l *seqpacket.Listener, peer Peer, write func(role string, stage 
 
 type handler func(role string, h wire.Header, body []byte, fds []int) (answer func(*wire.Coder), err error)
 
+// maxPeers bounds the connections of one uid other than root: eight uids that ask
+// leave fds to the helper, whatever each of them does.
+const maxPeers = 100
+
 func serve(l *seqpacket.Listener, peer Peer, handle handler) error {
+	a := &admission{peers: map[uint32]int{}}
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -79,13 +84,13 @@ func serve(l *seqpacket.Listener, peer Peer, handle handler) error {
 			}
 			return err
 		}
-		go serveConn(c, peer, handle)
+		go serveConn(c, a, peer, handle)
 	}
 }
 
 // serveConn answers one peer. A violation ends the connection: nothing more that
 // this peer says is believed.
-func serveConn(c *seqpacket.Conn, peer Peer, handle handler) {
+func serveConn(c *seqpacket.Conn, a *admission, peer Peer, handle handler) {
 	defer c.Close()
 	cred, err := c.Peer()
 	if err != nil {
@@ -93,10 +98,11 @@ func serveConn(c *seqpacket.Conn, peer Peer, handle handler) {
 		return
 	}
 	role, ok := peer(cred)
-	if !ok {
-		log.Printf("refused a connection of uid %d, pid %d", cred.Uid, cred.Pid)
+	if !ok || !a.enter(cred.Uid) {
+		a.complain("refused a connection of uid %d, pid %d", cred.Uid, cred.Pid)
 		return
 	}
+	defer a.leave(cred.Uid)
 	buf := make([]byte, 4<<10) // grows to what a record needs: most connections are idle
 	for {
 		n, fds, err := c.RecvGrow(&buf, maxDatagram)

@@ -288,10 +288,21 @@ func NewListener(fd int) (*Listener, error) {
 	return &Listener{f: c.f, rc: c.rc}, nil
 }
 
-// Accept waits for a connection.
+// Accept waits for a connection. Where there is no fd or memory for one more it
+// waits, too: who opens too many must not end the service for all others.
 //
 // Expected syscalls: accept4.
 func (l *Listener) Accept() (*Conn, error) {
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
+		c, err := l.accept()
+		if !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.ENOMEM) {
+			return c, err
+		}
+		time.Sleep(wait)
+	}
+}
+
+func (l *Listener) accept() (*Conn, error) {
 	var nfd int
 	var aerr error
 	err := l.rc.Read(func(fd uintptr) bool {
