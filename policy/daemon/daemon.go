@@ -173,7 +173,7 @@ func payload(j *engine.Judged) []byte {
 		Ext      any             `json:"ext"`
 		Input    json.RawMessage `json:"input,omitempty"`
 	}{
-		Kind: "policy", Method: j.Method, Class: input.ClassName(j.Class), Hash: d.InputSHA256, Ext: ext, Input: j.Input,
+		Kind: "policy", Method: j.Method, Class: j.Class.String(), Hash: d.InputSHA256, Ext: ext, Input: j.Input,
 		Decision: answer{d.ID, d.Allow, d.Rule, d.Message, d.Field, d.Revision, d.InputSHA256, ""},
 	}
 	if j.Err != nil {

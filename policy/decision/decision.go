@@ -8,8 +8,8 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/postern-cri/postern/policy/input"
 	"github.com/postern-cri/postern/privsep/gate"
+	"github.com/postern-cri/postern/profiles/capability"
 )
 
 // Violation is one reason to deny. All fields but Field are never empty.
@@ -105,11 +105,11 @@ func (r *Result) obligations() (gate.Obligations, error) {
 				return o, errors.New("obligation drop_capabilities without a capability")
 			}
 			for _, name := range ob.Args {
-				bit, ok := input.CapabilityBit(name)
+				bit, ok := capability.Parse(name)
 				if !ok {
 					return o, fmt.Errorf("obligation drop_capabilities: unknown capability %q", name)
 				}
-				o.DropCaps |= bit
+				o.DropCaps |= 1 << bit
 			}
 		case "no_new_privs":
 			o.NoNewPrivs = true
@@ -131,24 +131,6 @@ func Failed(class gate.Class, rule, message string) gate.Decision {
 		Allow: class == gate.ClassTeardown, Rule: rule, Message: cut(message, maxText),
 		Remedy: "run `postern policy check` on the node and look for this decision in the audit log",
 	}
-}
-
-// Text is what the kubelet shows of a denial.
-func Text(method string, d gate.Decision) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "policy denied %s: %s %s", method, d.Rule, d.Message)
-	if d.Field != "" {
-		fmt.Fprintf(&b, " (%s)", d.Field)
-	}
-	b.WriteByte('.')
-	if d.Remedy != "" {
-		fmt.Fprintf(&b, " Fix: %s", d.Remedy)
-	}
-	fmt.Fprintf(&b, " [decision %s rev %s]", d.ID, d.Revision)
-	if d.More > 0 {
-		fmt.Fprintf(&b, " (+%d more)", d.More)
-	}
-	return b.String()
 }
 
 // cut keeps at most n bytes of printable text on one line.

@@ -18,6 +18,7 @@ import (
 	"github.com/postern-cri/postern/privsep/gate"
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/record"
+	"github.com/postern-cri/postern/profiles/capability"
 )
 
 // TestPodSecurityOracle makes thousands of pods, asks the admission controller of
@@ -269,12 +270,18 @@ func source(v corev1.Volume) plan.Place {
 	return plan.Place{Root: plan.RootPodVolumes, Rel: "volumes/kubernetes.io~empty-dir/a"}
 }
 
+func bit(name string) uint64 {
+	if b, ok := capability.Parse(name); ok {
+		return 1 << b
+	}
+	return 0
+}
+
 // bounding is the default set without NET_RAW, plus and minus what is asked for.
 func bounding(c *corev1.Capabilities) uint64 {
 	var mask uint64
 	for _, n := range strings.Fields("CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE") {
-		b, _ := input.CapabilityBit(n)
-		mask |= b
+		mask |= bit(n)
 	}
 	if c == nil {
 		return mask
@@ -283,12 +290,10 @@ func bounding(c *corev1.Capabilities) uint64 {
 		if n == "ALL" {
 			mask = 0
 		}
-		b, _ := input.CapabilityBit(string(n))
-		mask &^= b
+		mask &^= bit(string(n))
 	}
 	for _, n := range c.Add {
-		b, _ := input.CapabilityBit(string(n))
-		mask |= b
+		mask |= bit(string(n))
 	}
 	return mask
 }

@@ -53,7 +53,7 @@ func Build(role string, q gate.Question, nowNS int64, r Redactor) (*Document, er
 	}
 	d := &Document{
 		Schema:  Schema,
-		Request: Request{Method: q.Method, Class: ClassName(class), TimeNS: nowNS},
+		Request: Request{Method: q.Method, Class: class.String(), TimeNS: nowNS},
 		Asker:   Asker{Role: role},
 	}
 	b := builder{doc: d, r: r}

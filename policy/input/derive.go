@@ -39,7 +39,7 @@ func (b *builder) containerOf(p *plan.Plan) *Container {
 	return &Container{
 		Class: className(p.Class), Image: p.Image, Args: b.argv(p.Args), Env: b.env(p.Env), Cwd: p.Cwd,
 		User:         User(p.User),
-		Capabilities: Capabilities{CapabilityNames(p.CapsBounding), CapabilityNames(p.CapsAmbient)},
+		Capabilities: Capabilities{capabilityNames(p.CapsBounding), capabilityNames(p.CapsAmbient)},
 		Privileged:   p.Privileged, NoNewPrivs: p.NoNewPrivs, ReadOnlyRoot: p.ReadOnlyRootfs,
 		TTY: p.TTY, Stdin: p.Stdin, StdinOnce: p.StdinOnce,
 		PID: namespaceName(p.PID), Target: p.Target,

@@ -39,24 +39,3 @@ func Methods() []string {
 	}
 	return out
 }
-
-// ClassName returns the name of a class as it stands in the document.
-func ClassName(c gate.Class) string {
-	switch c {
-	case gate.ClassCreate:
-		return "create"
-	case gate.ClassExec:
-		return "exec"
-	case gate.ClassImage:
-		return "image"
-	case gate.ClassUpdate:
-		return "update"
-	case gate.ClassAdmin:
-		return "admin"
-	case gate.ClassTeardown:
-		return "teardown"
-	case gate.ClassRead:
-		return "read"
-	}
-	return ""
-}

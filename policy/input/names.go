@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"github.com/postern-cri/postern/privsep/plan"
+	"github.com/postern-cri/postern/profiles/capability"
 )
 
 // The names of the plan's enums. An unknown value never gets here, since the
@@ -40,38 +41,13 @@ func pick(i int, names ...string) string {
 	return names[i]
 }
 
-// capabilities are the kernel's names by bit.
-var capabilities = [...]string{
-	"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-	"LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-	"SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-	"SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-	"MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
-	"CHECKPOINT_RESTORE",
-}
-
-// CapabilityNames names the capabilities of a mask.
-func CapabilityNames(mask uint64) []string {
-	var out []string
-	for i := 0; i < 64; i++ {
-		if mask&(1<<i) == 0 {
-			continue
-		}
-		if i < len(capabilities) {
-			out = append(out, capabilities[i])
-		} else {
+// capabilityNames names the capabilities of a mask.
+func capabilityNames(mask uint64) []string {
+	out := capability.Names(mask)
+	for i := range 64 {
+		if mask&^capability.All>>i&1 == 1 {
 			out = append(out, "UNKNOWN_"+strconv.Itoa(i))
 		}
 	}
 	return out
-}
-
-// CapabilityBit returns the mask of one name without CAP_.
-func CapabilityBit(name string) (uint64, bool) {
-	for i, n := range capabilities {
-		if n == name {
-			return 1 << i, true
-		}
-	}
-	return 0, false
 }

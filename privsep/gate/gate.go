@@ -20,6 +20,16 @@ const (
 	ClassRead
 )
 
+var classNames = [...]string{"", "create", "exec", "image", "update", "admin", "teardown", "read"}
+
+// String is c as it stands in policy's input and in the audit log; "" for none.
+func (c Class) String() string {
+	if int(c) >= len(classNames) {
+		return ""
+	}
+	return classNames[c]
+}
+
 // SectionKind tags a part of the question's memfd.
 type SectionKind uint8
 

@@ -47,14 +47,11 @@ type judged struct {
 	decision gate.Decision
 }
 
-var className = map[gate.Class]string{gate.ClassCreate: "create", gate.ClassExec: "exec", gate.ClassImage: "image", gate.ClassUpdate: "update",
-	gate.ClassAdmin: "admin", gate.ClassTeardown: "teardown", gate.ClassRead: "read"}
-
 // record is the part that every audit record of a request has.
 func (j *judged) record() map[string]any {
 	s := j.s
 	r := map[string]any{
-		"kind": "cri", "method": s.method, "class": className[s.class],
+		"kind": "cri", "method": s.method, "class": s.class.String(),
 		"request": map[string]any{"id": s.claims.RequestID},
 		"caller":  map[string]any{"uid": s.claims.CallerUID, "pid": s.claims.CallerPID},
 		"pod":     map[string]any{"id": s.pod, "name": s.claims.PodName, "namespace": s.claims.Namespace, "uid": s.claims.PodUID},

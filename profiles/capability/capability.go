@@ -54,14 +54,6 @@ func Parse(name string) (bit uint, ok bool) {
 	return 0, false
 }
 
-// Name returns the name of capability bit, without CAP_; "" where it has none.
-func Name(bit uint) string {
-	if bit >= uint(len(names)) {
-		return ""
-	}
-	return names[bit]
-}
-
 // Names returns the names of a set, without CAP_, in the order of their
 // numbers. A bit that has no name is left out.
 func Names(mask uint64) []string {
@@ -90,21 +82,6 @@ func Mask(list []string) (uint64, error) {
 		mask |= 1 << bit
 	}
 	return mask, nil
-}
-
-// Last is the highest capability of the running kernel. Where the kernel does
-// not say, it is the highest one known here.
-func Last() uint {
-	known := uint(len(names) - 1)
-	b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
-	if err != nil {
-		return known
-	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 6)
-	if err != nil {
-		return known
-	}
-	return uint(n)
 }
 
 // Bounding is the bounding set of this process: a container cannot have more

@@ -63,9 +63,6 @@ func TestSets(t *testing.T) {
 }
 
 func TestKernel(t *testing.T) {
-	if Last() < unix.CAP_BPF {
-		t.Errorf("last capability %d", Last())
-	}
 	if m, err := Bounding(); err != nil || m == 0 {
 		t.Errorf("bounding set %x, %v", m, err)
 	}

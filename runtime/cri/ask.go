@@ -115,7 +115,7 @@ type auditResult struct {
 func (s *Server) record(ctx context.Context, stage gate.Stage, method string, class gate.Class, f facts.Facts,
 	d gate.Decision, result error, took time.Duration, async bool) error {
 	r := auditRecord{
-		Kind: "cri", Method: method, Class: className(class), Request: auditRequest{f.RequestID},
+		Kind: "cri", Method: method, Class: class.String(), Request: auditRequest{f.RequestID},
 		Caller: f.Caller, Pod: f.Pod, Container: f.Container, Image: f.Image,
 		Decision: &auditDecision{d.ID, d.Allow, d.Rule, d.Message, d.Field, d.Revision, d.InputSHA256},
 	}

@@ -45,7 +45,7 @@ func (r *readCounter) take() map[readKey]uint64 {
 func (s *Server) flushReads(ctx context.Context) {
 	for k, n := range s.reads.take() {
 		b, err := json.Marshal(auditRecord{
-			Kind: "reads", Method: k.method, Class: className(gate.ClassRead), Caller: &facts.Caller{UID: k.uid}, Count: n,
+			Kind: "reads", Method: k.method, Class: gate.ClassRead.String(), Caller: &facts.Caller{UID: k.uid}, Count: n,
 		})
 		if err == nil {
 			_, err = s.audit.Commit(ctx, gate.StageEvent, b, true)

@@ -66,21 +66,3 @@ var rules = map[string]rule{
 	"ImageStatus":             {gate.ClassRead, here},
 	"ImageFsInfo":             {gate.ClassRead, here},
 }
-
-func className(c gate.Class) string {
-	switch c {
-	case gate.ClassCreate:
-		return "create"
-	case gate.ClassExec:
-		return "exec"
-	case gate.ClassImage:
-		return "image"
-	case gate.ClassUpdate:
-		return "update"
-	case gate.ClassAdmin:
-		return "admin"
-	case gate.ClassTeardown:
-		return "teardown"
-	}
-	return "read"
-}

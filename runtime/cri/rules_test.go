@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/postern-cri/postern/policy/input"
 )
 
 type fakeStream struct{ ctx context.Context }
@@ -75,9 +77,13 @@ func TestEveryMethodIsDecided(t *testing.T) {
 			check(st.StreamName, func() error { return st.Handler(w.Server, fakeStream{t.Context()}) })
 		}
 	}
-	for m := range rules {
+	for m, r := range rules {
 		if !seen[m] {
 			t.Errorf("%s: in the table and not in the service", m)
+		}
+		// Policy has a table of its own, since it believes no asker.
+		if class, ok := input.ClassOf(m); !ok || class != r.class {
+			t.Errorf("%s: class %v here, %v for policy", m, r.class, class)
 		}
 	}
 	if len(seen) != 43 {
