@@ -301,7 +301,10 @@ func (m *machine) executed(pid int) {
 	m.t.Helper()
 	for range 2000 {
 		if exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); strings.HasSuffix(exe, "/busybox") {
-			return
+			// The kernel sets the link first, and then what the new program is given.
+			if env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); len(env) > 0 {
+				return
+			}
 		}
 		time.Sleep(time.Millisecond)
 	}
