@@ -3,6 +3,7 @@ package ceiling
 import (
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/postern-cri/postern/fuzz/fill"
@@ -154,8 +155,10 @@ const (
 // fields says of every field of every plan how the ceiling holds it. A new field
 // fails TestEveryFieldIsHeld until somebody has thought about it.
 var fields = map[string]field{
-	"PodPlan.Class":    rule("CEIL-CLASS", func(s *subject) { s.pod.Class = plan.Baseline }),
-	"PodPlan.UID":      rule("CEIL-UID", func(s *subject) { s.pod.UID, s.pod.Logs, s.ctr.Log = "", plan.Place{}, "" }),
+	"PodPlan.Class": rule("CEIL-CLASS", func(s *subject) { s.pod.Class = plan.Baseline }),
+	"PodPlan.UID": rule("CEIL-UID", func(s *subject) { s.pod.UID, s.pod.Logs, s.ctr.Log = "", plan.Place{}, "" }).
+		// The log directory of the pod uid-2, named web, taken by its end.
+		and("CEIL-UID", func(s *subject) { s.pod.UID, s.pod.Logs.Rel = "web_uid-2", "ns_web_uid-2" }),
 	"PodPlan.Hostname": rule("CEIL-HOSTNAME", func(s *subject) { s.pod.Class, s.pod.Network = plan.System, plan.NamespaceNode }),
 	"PodPlan.Network": rule("CEIL-HOSTNET", func(s *subject) { s.pod.Network, s.pod.Hostname = plan.NamespaceNode, "" }).
 		and("CEIL-SYSCTL-HOST", func(s *subject) {
@@ -179,13 +182,15 @@ var fields = map[string]field{
 	"PodPlan.Ports": rule("CEIL-HOSTPORT", func(s *subject) { s.pod.Ports = []plan.PortMapping{{Protocol: plan.TCP, HostPort: 7999}} }),
 	"PodPlan.DNS":   free("goes to the pod's own resolv.conf; the codec keeps line ends out"),
 	"PodPlan.CgroupParent": rule("CEIL-ROOT", func(s *subject) { s.pod.CgroupParent.Name = "other" }).
-		and("CEIL-ROOT", func(s *subject) { s.pod.CgroupParent.Root = plan.RootLog }),
+		and("CEIL-ROOT", func(s *subject) { s.pod.CgroupParent.Root = plan.RootLog }).
+		and("CEIL-CGROUP", func(s *subject) { s.pod.CgroupParent.Rel = strings.Repeat("x/", 300) + "x" }).
+		and("CEIL-CGROUP", func(s *subject) { s.pod.CgroupParent.Rel = "x\ny" }),
 	"PodPlan.Logs": rule("CEIL-ROOT", func(s *subject) { s.pod.Logs.Name = "other" }).
 		and("CEIL-ROOT", func(s *subject) { s.pod.Logs = plan.Place{Root: plan.RootHostPath, Name: "scratch"} }).
 		and("CEIL-LOGDIR", func(s *subject) { s.pod.Logs.Rel = "" }).
 		and("CEIL-LOGDIR", func(s *subject) { s.pod.Logs.Rel = "ns_other_uid-2" }).
 		and("CEIL-LOGDIR", func(s *subject) { s.pod.Logs.Rel = "ns_other_uid-2/x_uid-1" }).
-		and("CEIL-LOGDIR", func(s *subject) { s.pod.UID = "" }),
+		and("CEIL-UID", func(s *subject) { s.pod.UID = "" }),
 	"PodPlan.Handler":    rule("CEIL-HANDLER", func(s *subject) { s.pod.Handler = "other" }),
 	"PodPlan.ShmSize":    rule("CEIL-SHM", func(s *subject) { s.pod.ShmSize = 1<<40 + 1 }),
 	"PodPlan.SELinux":    rule("CEIL-SELINUX", func(s *subject) { s.pod.SELinux.Level = "s0:c1" }),
@@ -295,7 +300,8 @@ var fields = map[string]field{
 	"HugepageLimit.PageSize": free(amount),
 	"HugepageLimit.Bytes":    free(amount),
 	"Unified.Key": rule("CEIL-UNIFIED", func(s *subject) { s.ctr.Resources.Unified = []plan.Unified{{Key: "memory", Value: "1"}} }).
-		and("CEIL-UNIFIED", func(s *subject) { s.ctr.Resources.Unified = []plan.Unified{{Key: "devices.allow", Value: "a"}} }),
+		and("CEIL-UNIFIED", func(s *subject) { s.ctr.Resources.Unified = []plan.Unified{{Key: "devices.allow", Value: "a"}} }).
+		and("CEIL-UNIFIED", func(s *subject) { s.ctr.Resources.Unified = []plan.Unified{{Key: "pids.max", Value: "max"}} }),
 	"Unified.Value": free(amount),
 
 	"ExecPlan.Args": rule("CEIL-ARGS", func(s *subject) { s.exec.Args = nil }).and("CEIL-ARGS", func(s *subject) { s.exec.Args = []string{""} }),

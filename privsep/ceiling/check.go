@@ -58,6 +58,13 @@ func className(class plan.Class) string {
 	return strconv.Itoa(int(class))
 }
 
+const (
+	uidLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-."
+	maxCgroup  = 512 // bytes; with a handle after it, it has to fit into an answer
+)
+
+func unprintable(r rune) bool { return r < ' ' || r == 0x7f }
+
 // CheckPod holds a pod's plan against the ceiling.
 func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
 	r, noClass := c.row(p.Class)
@@ -75,18 +82,23 @@ func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
 	if d != nil {
 		return d
 	}
+	if p.UID == "" || strings.Trim(p.UID, uidLetters) != "" {
+		// Names on the node are made of it. With an underscore in it, the end of
+		// one pod's log directory could be another's uid.
+		return deny("CEIL-UID", "uid", "send the pod's uid: letters, digits, '-' and '.'", "the uid %q of a pod names its volumes and logs", p.UID)
+	}
+	if dir, _, ok := c.Root(p.CgroupParent); ok && (len(dir)+len(p.CgroupParent.Rel) > maxCgroup || strings.ContainsFunc(p.CgroupParent.Rel, unprintable)) {
+		return deny("CEIL-CGROUP", "cgroup_parent", "name it as the kubelet does", "a cgroup parent that is too long, or holds a control character")
+	}
 	if dir, _, ok := c.Root(p.Logs); ok && dir != "/" {
 		// The kubelet names a pod's log directory namespace_name_uid. Bound to the
 		// uid, no pod can have its log appended to another's.
-		if top, _, _ := strings.Cut(p.Logs.Rel, "/"); p.UID == "" || !strings.HasSuffix(top, "_"+p.UID) {
+		if top, _, _ := strings.Cut(p.Logs.Rel, "/"); !strings.HasSuffix(top, "_"+p.UID) {
 			return deny("CEIL-LOGDIR", "logs", "name it <namespace>_<name>_<uid>, as the kubelet does", "log directory %q does not end in the pod's uid", p.Logs.Rel)
 		}
 	}
 	if d := r.checkMaps(p); d != nil {
 		return d
-	}
-	if p.UID == "" {
-		return deny("CEIL-UID", "uid", "send the pod's uid", "a pod without a uid: its volumes could be any pod's")
 	}
 	if node(p.Network) && p.Hostname != "" {
 		return deny("CEIL-HOSTNAME", "hostname", "leave it empty with the host's network", "a pod in the host's network cannot have a host name of its own")
@@ -314,8 +326,8 @@ func (c *Ceiling) CheckResources(p *plan.Plan, r *plan.Resources) *wire.Denial {
 	}
 	for _, u := range r.Unified {
 		ctl, _, ok := strings.Cut(u.Key, ".")
-		if !ok || !slices.Contains([]string{"cpu", "cpuset", "io", "memory", "hugetlb", "pids", "rdma", "misc"}, ctl) {
-			return deny("CEIL-UNIFIED", "resources.unified", "name a controller's file", "unified key %q", u.Key) // never cgroup.procs and its like
+		if !ok || !slices.Contains([]string{"cpu", "cpuset", "io", "memory", "hugetlb", "rdma", "misc"}, ctl) {
+			return deny("CEIL-UNIFIED", "resources.unified", "name a controller's file", "unified key %q", u.Key) // never cgroup.procs and its like, nor pids.max, which has a field
 		}
 	}
 	return nil
