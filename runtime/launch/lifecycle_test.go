@@ -126,8 +126,8 @@ func TestResources(t *testing.T) {
 	}
 	m := newMachine(t)
 	l := m.request("sleep", "60")
-	l.PIDsLimit = 50
-	l.Plan.Resources = plan.Resources{CPUShares: 512, CPUQuota: 50000, CPUPeriod: 100000, Memory: 64 << 20, MemorySwap: 64 << 20, CPUSetCPUs: "0",
+	l.PIDsLimit = 100 // the plan asks for less
+	l.Plan.Resources = plan.Resources{CPUShares: 512, CPUQuota: 50000, CPUPeriod: 100000, Memory: 64 << 20, MemorySwap: 64 << 20, CPUSetCPUs: "0", PIDs: 50,
 		Hugepages: []plan.HugepageLimit{{PageSize: "2MB"}}}
 	m.running(l)
 	check := func(want map[string]string) {

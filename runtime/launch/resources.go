@@ -23,7 +23,7 @@ func (o *operation) cgroup(cfg *configs.Config) error {
 	}
 	cfg.Cgroups = &cgroups.Cgroup{Path: o.CgroupPath, Resources: &cgroups.Resources{}}
 	r := o.Plan.Resources
-	if o.PIDsLimit != 0 {
+	if r.PIDs == 0 { // the plan's own was held to the ceiling
 		r.PIDs = o.PIDsLimit
 	}
 	return o.merge(cfg.Cgroups.Resources, &r)
