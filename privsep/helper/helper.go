@@ -60,12 +60,17 @@ type Helper struct {
 	execs map[string]*exec
 
 	penalty penalty
+	conns   chan struct{} // a place for each connection
 }
+
+// maxConns is how many connections there can be, and so requests under way: an
+// honest client has 16. What one costs, a memfd and a launch, it costs so often.
+const maxConns = 64
 
 // New returns a Helper with what its state files say still exists; what was
 // half-made is removed.
 func New(c Config) (*Helper, error) {
-	h := &Helper{Config: c, generation: uint64(time.Now().UnixNano()), pods: map[string]*pod{}, ctrs: map[string]*ctr{}, execs: map[string]*exec{}}
+	h := &Helper{Config: c, generation: uint64(time.Now().UnixNano()), pods: map[string]*pod{}, ctrs: map[string]*ctr{}, execs: map[string]*exec{}, conns: make(chan struct{}, maxConns)}
 	if err := h.load(); err != nil {
 		return nil, fmt.Errorf("recovering state: %w", err)
 	}
@@ -83,7 +88,20 @@ func (h *Helper) Serve(l *seqpacket.Listener) error {
 			}
 			return err
 		}
-		go h.serveConn(c)
+		h.let(c)
+	}
+}
+
+// let serves a connection if there is a place for it.
+func (h *Helper) let(c *seqpacket.Conn) {
+	select {
+	case h.conns <- struct{}{}:
+		go func() {
+			defer func() { <-h.conns }()
+			h.serveConn(c)
+		}()
+	default:
+		c.Close()
 	}
 }
 

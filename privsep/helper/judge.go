@@ -60,7 +60,7 @@ func (j *judged) record() map[string]any {
 		r["container"] = map[string]any{"id": s.ctr, "name": s.claims.Container, "attempt": s.claims.Attempt}
 	}
 	if s.image != "" {
-		r["image"] = map[string]any{"ref": s.claims.ImageRef, "digest": s.image}
+		r["image"] = map[string]any{"ref": clip(s.claims.ImageRef), "digest": s.image}
 	}
 	if s.planSHA256 != "" {
 		r["plan_sha256"] = s.planSHA256
@@ -115,9 +115,9 @@ func (h *Helper) judge(s subject, no *wire.Denial, sections ...gate.Section) (*j
 // refuse records a denial and returns it. A denial stands whether or not it can
 // be recorded.
 func (j *judged) refuse(d *wire.Denial) error {
-	err := j.decide(map[string]any{"allow": false, "by": d.By, "id": d.DecisionID, "revision": d.Revision, "rule": d.Rule, "message": d.Message, "field": d.Field})
+	err := j.decide(map[string]any{"allow": false, "by": d.By, "id": d.DecisionID, "revision": d.Revision, "rule": clip(d.Rule), "message": clip(d.Message), "field": clip(d.Field)})
 	if err != nil {
-		log.Printf("a denial (%s) is not in the audit log: %v", d.Rule, err)
+		log.Printf("a denial (%q) is not in the audit log: %v", d.Rule, err)
 	}
 	return denied(d)
 }
@@ -137,7 +137,7 @@ func (j *judged) decide(decision map[string]any) error {
 func (j *judged) done(err error) {
 	result := map[string]any{"code": "ok", "duration_us": time.Since(j.started).Microseconds()}
 	if err != nil {
-		result["code"], result["message"] = "failed", err.Error()
+		result["code"], result["message"] = "failed", clip(err.Error())
 	}
 	r := j.record()
 	r["result"] = result

@@ -105,7 +105,7 @@ func (b *bench) restart() {
 				return
 			}
 			conns <- c
-			go h.serveConn(c)
+			h.let(c)
 		}
 	}()
 	b.end = func() {
