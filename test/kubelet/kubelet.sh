@@ -1,0 +1,152 @@
+#!/usr/bin/env bash
+# kubelet.sh [conformance|baseline]  A real kubelet on Postern, standalone and with static pods: one pod's life (probes, hooks,
+# logs, exec, attach, port-forward, stats), then the kubelet, Postern and each daemon started again beneath it, then its end.
+# With baseline all images must be signed, and pods that Postern refuses are tried too.
+# A line per step, "ok NAME SECONDS" or "FAIL NAME: what was seen"; the exit status is the number of failures.
+# Everything happens in pen.sh. KEEP=1 keeps its directory. SLOW=n multiplies the time limits.
+set -euo pipefail
+cd "$(dirname "$0")/../.."; here=$PWD/test/kubelet bin=${POSTERN_BIN:-$PWD/bin}; crictl=$bin/tools/crictl ctl=$bin/test/kubeletctl
+if [ "${1:-}" != --inside ]; then
+  PEN=$(mktemp -d /tmp/postern-kubelet.XXXXXX); chmod 711 "$PEN"; export PEN
+  status=0; "$here/pen.sh" "$here/kubelet.sh" --inside "${1:-conformance}" || status=$?
+  if [ -n "${KEEP:-}" ]; then echo "kept: $PEN"; else rm -rf --one-file-system "$PEN"; fi
+  exit "$status"
+fi
+profile=$2 t=$PEN failed=0 steps=0; cri=unix://$t/p/run/postern.sock; cd "$t"
+set +e # from here on a failure is counted
+
+# step SECONDS NAME COMMAND...: again and again until it succeeds or the time is over.
+step() {
+  local limit=$(($1 * ${SLOW:-1})) name=$2 since=$SECONDS started=$EPOCHREALTIME out; shift 2; steps=$((steps + 1))
+  while ! out=$("$@" 2>&1); do
+    if [ $((SECONDS - since)) -ge "$limit" ]; then echo "FAIL $name: $(tail -n 3 <<<"$out" | tr '\n' ' ' | cut -c -600)"; failed=$((failed + 1)); return 1; fi
+    sleep 0.2
+  done
+  awk -v n="$name" -v a="$started" -v b="$EPOCHREALTIME" 'BEGIN { printf "ok   %-30s %5.1f s\n", n, b - a }'
+}
+shows() { local want=$1 got; shift; got=$("$@" 2>&1); grep -qE -- "$want" <<<"$got" || { echo "wanted /$want/, got: $(tail -c 500 <<<"$got")"; return 1; }; }
+lacks() { local not=$1 got; shift; got=$("$@" 2>&1); ! grep -qE -- "$not" <<<"$got" || { echo "still: $(grep -E -- "$not" <<<"$got")"; return 1; }; }
+equals() { local want=$1 got; shift; got=$("$@" 2>&1); [ "$got" = "$want" ] || { echo "wanted $want, got: $got"; return 1; }; }
+ends() { local want=$1 got=0; shift; "$@" || got=$?; [ "$got" = "$want" ] || { echo "exit status $got, wanted $want"; return 1; }; }
+c() { "$crictl" -c "$t/crictl.yaml" "$@" 2>/dev/null; }
+pods() { "$ctl" pods; }
+on() { local flags=(); while [[ $1 == -* ]]; do flags+=("$1"); shift; done; "$ctl" exec "${flags[@]}" "$pod" "$@"; } # on [-spdy -i -t] CONTAINER COMMAND...
+place() { # only the widest profile lets a pod have a port of the node
+  local drop=x^; [ "$profile $1" != "baseline life" ] || drop=', hostPort: [0-9]*'
+  sed "s|@IMAGE@|$image|; s|@UNSIGNED@|$reg/demo/unsigned:1|; s|$drop||" "$here/pods/$1.yaml" > "$1.yaml"; mv "$1.yaml" manifests/
+}
+up() { setsid "$bin/postern" up --root "$t/p" --profile "$profile" --config "$t/postern.toml" >> up.log 2>&1 & uppid=$!; }
+kubelet() { setsid "$bin/tools/kubelet" --config "$t/kubelet.yaml" --root-dir /var/lib/kubelet --cert-dir "$t/pki" --hostname-override penned --node-ip 10.99.0.1 >> kubelet.log 2>&1 & kpid=$!; }
+end() { kill "$1" && wait "$1"; }
+give_up() { tail -n 15 up.log p/log/*.log; grep -E '^[EF]' kubelet.log | tail -n 10; exit 1; }
+
+mkdir manifests pki net.d; echo 'nameserver 10.99.0.1' > resolv.conf
+printf 'runtime-endpoint: "%s"\ntimeout: 30\n' "$cri" > crictl.yaml
+"$bin/test/registry" --dir "$t/registry" &
+for _ in $(seq 100); do [ -s registry/addr ] && break; sleep 0.1; done
+reg=$(cat registry/addr) image=$(cat registry/addr)/demo/signed:1 pod=default/life-penned
+printf '[[registry]]\nlocation = "%s"\ninsecure = true\n' "$reg" > registries.conf
+cat > net.d/10-pods.conflist <<N
+{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","bridge":"pods0","isGateway":true,"ipMasq":true,"hairpinMode":true,
+"ipam":{"type":"host-local","dataDir":"$t/ipam","ranges":[[{"subnet":"10.85.0.0/16"}]],"routes":[{"dst":"0.0.0.0/0"}]}},
+{"type":"portmap","capabilities":{"portMappings":true}}]}
+N
+cat > postern.toml <<C
+[image]
+registries_conf = "$t/registries.conf"
+[network]
+conf_dir = "$t/net.d"
+bin_dirs = ["/usr/lib/cni"]
+C
+if [ "$profile" = baseline ]; then
+  mkdir -p p/etc/trust.d; cp registry/demo.pub p/etc/trust.d/
+  printf 'default = "reject"\n[authorities.demo]\nkeys = ["trust.d/demo.pub"]\n[[rules]]\nscope = ["%s/**"]\nthreshold = { of = ["demo"], need = 1 }\n' "$reg" > p/etc/trust.toml
+fi
+sed "s|@CRI@|$cri|; s|@DIR@|$t|; s|@CRISTATS@|${CRISTATS:-true}|" "$here/kubelet.yaml" > kubelet.yaml
+
+up
+step 30 postern-answers c version || give_up
+kubelet
+step 90 kubelet-healthy curl -fsS http://127.0.0.1:10248/healthz || give_up
+place life
+step 60 pod-running shows "pod $pod Running" pods || give_up
+step 20 init-container shows '^  first .*exited=0' pods
+step 20 http-readiness shows "pod $pod Running ready" pods
+step 10 containers-running shows '^  tick restarts=0 running' pods
+step 10 logs shows '^tick 1$' "$ctl" logs $pod tick
+step 10 logs-both-streams shows '^err$' "$ctl" logs $pod web
+step 10 hook-poststart equals ran on web cat /work/poststart
+step 10 exec-websocket equals hello on web echo hello
+step 10 exec-spdy equals hello on -spdy web echo hello
+step 10 exec-status ends 7 on web sh -c 'exit 7'
+step 10 exec-stderr shows '^to-stderr$' on web sh -c 'echo to-stderr >&2'
+step 10 exec-missing-program shows 'not found|no such file' on web /no/such/program
+sum() { head -c 1048576 /dev/zero | on "$@" -i web wc -c; }
+step 20 exec-stdin-websocket equals 1048576 sum
+step 20 exec-stdin-spdy equals 1048576 sum -spdy
+big() { on "$@" web sh -c 'head -c 8388608 /dev/zero' | wc -c; }
+step 30 exec-output-8MiB equals 8388608 big
+step 10 exec-terminal shows '/dev/pts/' on -t web tty
+step 10 downward-api shows '^10\.85\.' on web sh -c 'echo $POD_IP'
+step 10 memory-volume shows '^tmpfs /quick tmpfs' on web grep ' /quick ' /proc/mounts
+step 10 memory-limit shows '^67108864$' on web sh -c 'cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null'
+step 10 capabilities shows 'CapEff:.*0000000000000400$' on web grep CapEff /proc/self/status
+step 10 seccomp shows 'Seccomp:.*2$' on web grep Seccomp: /proc/self/status
+step 10 hosts-file shows 'life-penned' on web cat /etc/hosts
+step 10 port-forward equals 'from the init container' "$ctl" fetch $pod 8080 /index.html
+[ "$profile" = baseline ] || step 10 host-port equals 'from the init container' curl -fsS http://10.99.0.1:18080/index.html
+step 15 attach shows '^tick [0-9]+' "$ctl" attach -for 2s $pod tick
+step 15 attach-spdy shows '^tick [0-9]+' "$ctl" attach -spdy -for 2s $pod tick
+step 40 stats shows 'memory=' "$ctl" stats $pod web
+step 20 metrics-of-containers shows 'container_memory_working_set_bytes\{container="web"|container_memory_working_set_bytes\{[^}]*web' curl -ksS https://127.0.0.1:10250/metrics/cadvisor
+on web touch /work/sick
+step 30 liveness-restarts shows '^  tick restarts=1' pods
+on web rm -f /work/sick
+step 60 recovers shows '^  tick restarts=[1-9][0-9]* running' pods
+step 10 previous-log shows '^tick 1$' "$ctl" logs $pod tick previous
+
+# What runs must not notice that something beneath it starts again.
+web=$(c ps -q --name web) tick=$(c ps -q --name tick)
+same() { equals "$web $tick" eval 'echo "$(c ps -q --name web) $(c ps -q --name tick)"'; }
+end "$kpid"; kubelet
+step 60 kubelet-again shows "pod $pod Running ready" pods
+step 10 kubelet-again-same same
+end "$uppid"; up
+step 30 postern-again c version
+step 10 postern-again-same same
+step 20 postern-again-exec equals hello on web echo hello
+for d in posternd postern-helper postern-logd postern-policyd postern-auditd; do
+  pid=$(pgrep -f "^$bin/$d --root $t/p" | head -n 1); kill -KILL "${pid:-0}"
+  step 30 "killed-$d" equals hello on web echo hello
+  step 20 "killed-$d-same" same
+done
+step 30 killed-logs-go-on shows "^tick" "$ctl" logs $pod tick
+gapless() { "$ctl" logs $pod tick | awk '$1 == "tick" { if (n && $2 != n + 1) { print "after " n ": " $2; bad = 1 } n = $2 } END { exit bad || n < 20 }'; }
+step 10 killed-log-without-gap gapless
+step 10 killed-no-restart shows '^  web restarts=0 running' pods
+
+if [ "$profile" = baseline ]; then
+  event() { grep -E "Event occurred.*default/$1-penned.*reason=\"$2\"" kubelet.log | grep -E -- "$3"; }
+  for p in privileged hostport hostpath unsigned; do place $p; done
+  step 60 refused-privileged event privileged FailedCreatePodSandBox 'CEIL-PRIV .* Fix: '
+  step 60 refused-hostport event hostport FailedCreatePodSandBox 'CEIL-HOSTPORT .* Fix: '
+  step 60 refused-hostpath shows 'waiting Create.*(CEIL-MOUNT|PSS-B-HOSTPATH)' pods
+  step 60 refused-unsigned shows 'waiting (SignatureValidationFailed|ErrImagePull|ImagePullBackOff): .*UNSIGNED' pods
+  pods > refused.txt; [ -z "${KEEP:-}" ] || cat refused.txt
+  rm manifests/{privileged,hostport,hostpath,unsigned}.yaml
+  step 10 refused-others-run shows "pod $pod Running ready" pods
+fi
+
+rm manifests/life.yaml
+step 40 pod-gone lacks "$pod" pods
+step 40 containers-gone equals '' c ps -aq
+none_left() { [ -z "$(ls -A /var/lib/kubelet/pods)" ]; }
+step 90 volumes-gone none_left
+step 120 sandboxes-gone equals '' c pods -q
+no_cgroup() { local l; l=$(find /sys/fs/cgroup -type d -path '*kubepods*/*pod*' | head -n 3); [ -z "$l" ] || { echo "$l"; return 1; }; }
+step 30 cgroups-gone no_cgroup
+end "$kpid"; end "$uppid"
+no_mount() { ! grep "$t/p/" /proc/self/mountinfo; }
+step 10 mounts-gone no_mount
+echo "$profile: $((steps - failed)) of $steps steps; error lines in the kubelet's log: $(grep -c '^E' kubelet.log)"
+exit "$failed"
