@@ -8,5 +8,6 @@
 // breaks it open gets the streams of clients that are connected now, nothing else.
 //
 // The protocols are the library's (SPDY, and WebSocket to version 4), and
-// WebSocket version 5 here (see serveV5).
+// WebSocket version 5 and SPDY inside of a WebSocket here (see serveV5 and
+// serveTunnel).
 package stream

@@ -301,6 +301,19 @@ func (f *front) ws(url, protocol string) *websocket.Conn {
 	return conn
 }
 
+// tunnelConn is SPDY inside of a WebSocket.
+func (f *front) tunnelConn(url string) httpstream.Connection {
+	f.t.Helper()
+	ws := f.ws(url, "SPDY/3.1+portforward.k8s.io")
+	ws.PayloadType = websocket.BinaryFrame
+	conn, err := spdy.NewClientConnection(ws)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
 // wsRead collects channels until the connection ends or until has it.
 func wsRead(t testing.TB, conn *websocket.Conn, until func(map[byte]string) bool) map[byte]string {
 	t.Helper()

@@ -217,6 +217,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.serveV5(w, r, n)
 		return
 	}
+	if k == string(kindForward) && wsstream.IsWebSocketRequestWithTunnelingProtocol(r) {
+		n.websocket = false // what is inside has half-closes
+		s.serveTunnel(w, r, n, conn)
+		return
+	}
 	r = r.Clone(r.Context())
 	r.URL.Path, r.URL.RawPath = n.path, ""
 	s.library.ServeHTTP(w, r)

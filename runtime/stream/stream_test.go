@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/net/websocket"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 func TestExec(t *testing.T) {
@@ -214,7 +215,15 @@ func TestPortForward(t *testing.T) {
 			}()
 		}
 	}()
-	conn := f.spdyConn(f.mint(mintRequest{Kind: kindForward, Grant: "forward"}), "portforward.k8s.io")
+	for _, dial := range []func(url string) httpstream.Connection{
+		func(url string) httpstream.Connection { return f.spdyConn(url, "portforward.k8s.io") },
+		f.tunnelConn,
+	} {
+		testForward(t, f, dial(f.mint(mintRequest{Kind: kindForward, Grant: "forward"})))
+	}
+}
+
+func testForward(t *testing.T, f *front, conn httpstream.Connection) {
 	open := func(id int, port string) (data io.ReadWriteCloser, errors io.Reader) {
 		h := http.Header{"Port": {port}, "Requestid": {fmt.Sprint(id)}, "Streamtype": {"error"}}
 		es, err := conn.CreateStream(h)
