@@ -17,6 +17,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"sort"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -260,22 +262,39 @@ func Unmount(path string) error {
 	return nil
 }
 
-// UnmountBeneath detaches everything mounted at and beneath dir.
+// UnmountBeneath detaches everything mounted at and beneath dir. It names only
+// the topmost mounts, which are attached in directories of ours: what is mounted
+// in a staged tree goes with it. A path through such a tree could be turned into
+// another place by whoever writes to it.
 func UnmountBeneath(dir string) error {
-	all, err := Beneath(dir)
-	if err != nil {
-		return err
-	}
-	// A staged tree's mounts are peers of the host's: unmounting one of them would
-	// unmount the host's, too. So all of them leave their peer groups first.
-	for _, p := range all {
-		if err := unix.Mount("", p, "", unix.MS_PRIVATE, ""); err != nil && err != unix.EINVAL && err != unix.ENOENT {
-			return fmt.Errorf("making %s private: %w", p, err)
+	for range 64 { // as many as are stacked on one another
+		all, err := Beneath(dir)
+		if err != nil || len(all) == 0 {
+			return err
+		}
+		for _, p := range topmost(all) {
+			// A staged tree's mounts are peers of the host's: unmounting one of them
+			// would unmount the host's, too. So all of them leave their peer groups
+			// first.
+			if err := unix.Mount("", p, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+				return fmt.Errorf("making %s private: %w", p, err)
+			}
+			if err := Unmount(p); err != nil {
+				return err
+			}
 		}
 	}
-	var errs []error
+	return fmt.Errorf("%s: something is still mounted there", dir)
+}
+
+// topmost returns the mount points that are beneath no other, each once.
+func topmost(all []string) []string {
+	sort.Strings(all) // a directory sorts before what is in it
+	var out []string
 	for _, p := range all {
-		errs = append(errs, Unmount(p))
+		if !slices.ContainsFunc(out, func(o string) bool { return p == o || strings.HasPrefix(p, o+"/") }) {
+			out = append(out, p)
+		}
 	}
-	return errors.Join(errs...)
+	return out
 }
