@@ -1,0 +1,110 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// inGroup reads a file of the container's control group from within: of version
+// 2, or else of a controller of version 1.
+func (tr *tree) inGroup(ctr, v2, v1 string) string {
+	tr.t.Helper()
+	out, _ := tr.exec(ctr, "sh", "-c", fmt.Sprintf("cat /sys/fs/cgroup/%s 2>/dev/null || cat /sys/fs/cgroup/%s", v2, v1))
+	return strings.TrimSpace(out)
+}
+
+// TestLimits: what is asked for is what the kernel holds the container to, before
+// and after an update, and the statistics are of that very container.
+func TestLimits(t *testing.T) {
+	tr := startTree(t, "baseline", "")
+	tr.pull()
+	p := tr.podConfig("limits")
+	pod := tr.runPod(p)
+	c := tr.ctrConfig("c", "while :; do :; done")
+	c.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuPeriod: 100000, CpuQuota: 20000, CpuShares: 512}
+	ctr := tr.create(pod, p, c)
+	tr.start(ctr)
+	check := func(what, got string, want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if got == w {
+				return
+			}
+		}
+		t.Errorf("%s is %q, want one of %q", what, got, want)
+	}
+	check("the memory limit", tr.inGroup(ctr, "memory.max", "memory/memory.limit_in_bytes"), "67108864")
+	check("the CPU quota", tr.inGroup(ctr, "cpu.max", "cpu/cpu.cfs_quota_us"), "20000 100000", "20000")
+	check("the CPU weight", tr.inGroup(ctr, "cpu.weight", "cpu/cpu.shares"), "20", "59", "512") // 59: the newer conversion
+	if pids := tr.inGroup(ctr, "pids.max", "pids/pids.max"); pids == "max" || pids == "" {
+		t.Errorf("the number of processes is %q: no limit", pids)
+	}
+	if out, code := tr.exec(ctr, "sh", "-c", "echo max > /sys/fs/cgroup/memory.max || echo -1 > /sys/fs/cgroup/memory/memory.limit_in_bytes"); code == 0 {
+		t.Errorf("the container lifted its own limit: %s", out)
+	}
+	if _, err := tr.rt.UpdateContainerResources(ctx(t), &cri.UpdateContainerResourcesRequest{ContainerId: ctr,
+		Linux: &cri.LinuxContainerResources{MemoryLimitInBytes: 96 << 20, CpuPeriod: 100000, CpuQuota: 30000}}); err != nil {
+		t.Fatalf("UpdateContainerResources: %v", err)
+	}
+	check("the new memory limit", tr.inGroup(ctr, "memory.max", "memory/memory.limit_in_bytes"), "100663296")
+	check("the new CPU quota", tr.inGroup(ctr, "cpu.max", "cpu/cpu.cfs_quota_us"), "30000 100000", "30000")
+	tr.eventually(10*time.Second, "the statistics move", func() error {
+		s, err := tr.rt.ContainerStats(ctx(t), &cri.ContainerStatsRequest{ContainerId: ctr})
+		if err != nil {
+			return err
+		}
+		if s.Stats.GetCpu().GetUsageCoreNanoSeconds().GetValue() == 0 || s.Stats.GetMemory().GetWorkingSetBytes().GetValue() == 0 {
+			return fmt.Errorf("%v", s.Stats)
+		}
+		if m := s.Stats.GetMemory().GetAvailableBytes().GetValue(); m == 0 || m > 96<<20 {
+			return fmt.Errorf("%d bytes available of 96 MiB", m)
+		}
+		return nil
+	})
+	ps, err := tr.rt.PodSandboxStats(ctx(t), &cri.PodSandboxStatsRequest{PodSandboxId: pod})
+	if err != nil || ps.Stats.GetLinux().GetMemory().GetWorkingSetBytes().GetValue() == 0 || ps.Stats.GetLinux().GetProcess().GetProcessCount().GetValue() == 0 {
+		t.Errorf("the pod's statistics: %v, %v", ps, err)
+	}
+}
+
+// TestOutOfMemory: a container that takes more than it may is killed, says so,
+// and nobody else is.
+func TestOutOfMemory(t *testing.T) {
+	tr := startTree(t, "baseline", "")
+	tr.pull()
+	_, other := tr.run("other", "exec sleep 1000")
+	p := tr.podConfig("greedy")
+	pod := tr.runPod(p)
+	c := tr.ctrConfig("c", "exec tail /dev/zero")
+	c.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 32 << 20, MemorySwapLimitInBytes: 32 << 20}
+	ctr := tr.create(pod, p, c)
+	tr.start(ctr)
+	tr.exited(ctr, 137)
+	if s := tr.status(ctr); s.Reason != "OOMKilled" {
+		t.Errorf("reason %q, want OOMKilled", s.Reason)
+	}
+	if s := tr.status(other); s.State != cri.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("the other container is %v", s.State)
+	}
+}
+
+// TestTooManyProcesses: a fork bomb ends at the ceiling's number.
+func TestTooManyProcesses(t *testing.T) {
+	tr := startTree(t, "baseline", "")
+	tr.write(tr.root+"/etc/ceiling.toml", strings.Replace(tr.read(tr.root+"/etc/ceiling.toml"), "max_pids = ", "max_pids = 40 # ", 1))
+	tr.stop()
+	tr.up("baseline")
+	tr.pull()
+	_, ctr := tr.run("bomb", "exec sleep 1000")
+	if pids := tr.inGroup(ctr, "pids.max", "pids/pids.max"); pids != "40" {
+		t.Errorf("pids.max is %q", pids)
+	}
+	out, _ := tr.exec(ctr, "sh", "-c", "i=0; while [ $i -lt 100 ]; do sleep 5 & i=$((i+1)); done 2>&1; echo $i")
+	if !strings.Contains(out, "can't fork") {
+		t.Errorf("a hundred processes were started under a limit of forty: %s", out)
+	}
+}

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# test.sh [PACKAGE...]  The tests that touch the kernel, and the demo, in the emulated machine: cgroup v2 alone, AppArmor on.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+pkgs=("$@"); [ $# -gt 0 ] || pkgs=(privsep/confine privsep/mount privsep/netns privsep/machine privsep/tree runtime/launch runtime/stats runtime/node test/e2e demo)
+out=bin/test/vm; rm -rf "$out"; mkdir -p "$out"
+for p in "${pkgs[@]}"; do [ "$p" = demo ] || go test -c -tags containers_image_openpgp,seccomp -o "$out/${p//\//-}" "./$p"; done
+export POSTERN_SLOW="${POSTERN_SLOW:-15}"; export VM_LIMIT="${VM_LIMIT:-3600}"
+exec test/vm/vm.sh -l "${LSM:-apparmor}" bash -c '
+  bad=0; out=$PWD/'"$out"'
+  for p in "$@"; do
+    start=$SECONDS; echo "== $p"
+    if [ "$p" = demo ]; then test/demo/demo.sh; else (cd "$p" && "$out/${p//\//-}" -test.timeout 1h ${VERBOSE:+-test.v}); fi
+    s=$?; [ $s = 0 ] || bad=1; echo "== $p: exit $s after $((SECONDS - start)) s"
+  done; exit $bad' test "${pkgs[@]}"
