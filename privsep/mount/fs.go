@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -105,6 +106,9 @@ func attachLoop(f *os.File) (*os.File, error) {
 // Overlay mounts an overlay at target: lower is lowest first, upper and work are
 // directories of one file system.
 func Overlay(lower []string, upper, work, target string) error {
+	if noLowerAdd.Load() {
+		return overlayOld(lower, upper, work, target)
+	}
 	opts := []option{{key: "source", value: "postern"}}
 	for i := len(lower) - 1; i >= 0; i-- { // the kernel wants the topmost first
 		opts = append(opts, option{key: "lowerdir+", value: lower[i]})
@@ -116,8 +120,15 @@ func Overlay(lower []string, upper, work, target string) error {
 	if err == nil || !errors.Is(err, unix.EINVAL) {
 		return err
 	}
-	return overlayOld(lower, upper, work, target)
+	if err = overlayOld(lower, upper, work, target); err == nil {
+		noLowerAdd.Store(true)
+	}
+	return err
 }
+
+// noLowerAdd says that this kernel is known to lack lowerdir+. It writes a line to
+// its log each time that it is asked.
+var noLowerAdd atomic.Bool
 
 // overlayOld is for kernels without lowerdir+ (before 6.5): one option string of
 // at most a page, kept short by naming every directory through an fd.
