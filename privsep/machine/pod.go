@@ -83,9 +83,20 @@ func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
 func (m *Machine) network(op string, in helper.PodIn) network {
 	n := network{Op: op, Pod: in.ID, NetNS: m.box("pod", in.ID, netns.Net)}
 	if in.Claims != nil {
-		n.Name, n.Namespace, n.UID = in.Claims.PodName, in.Claims.Namespace, in.Claims.PodUID
+		n.Name, n.Namespace, n.UID = argument(in.Claims.PodName), argument(in.Claims.Namespace), argument(in.Claims.PodUID)
 	}
 	return n
+}
+
+// argument makes a claim one that a plugin can be told. To refuse it would be too
+// late where a pod is torn down: what cannot be told cannot be taken off either.
+func argument(claim string) string {
+	return strings.Map(func(r rune) rune {
+		if r == ';' || r == '=' || r <= ' ' || r >= 0x7f {
+			return '_'
+		}
+		return r
+	}, claim)
 }
 
 // podCgroup is the parent of the pod's containers: the kubelet's, or where none is
