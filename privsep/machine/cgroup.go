@@ -63,14 +63,20 @@ func (m *Machine) killMember(pid int, cgroup string) bool {
 		return false
 	}
 	defer unix.Close(fd)
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
-	if err != nil || !strings.Contains(string(b)+"\n", ":"+cgroup) {
+	if !member(pid, cgroup) {
 		return false
 	}
 	if _, err := procOf(pid); err != nil {
 		return false // a zombie that somebody has yet to reap
 	}
 	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
+}
+
+// member tells whether pid is in the cgroup or beneath it. One that is not is
+// another process than the one meant: its number was given out again.
+func member(pid int, cgroup string) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	return err == nil && cgroup != "" && strings.Contains(string(b)+"\n", ":"+cgroup)
 }
 
 // cgroupDir finds a cgroup's directory: the one of v2, or that of a v1 controller

@@ -173,8 +173,24 @@ func (m *Machine) namespaces(in helper.CtrIn) (n spec.Namespaces, err error) {
 		if !m.Alive(in.Target) { // asked after pinning: it is this process's namespace
 			return n, errors.New("the target has exited")
 		}
+		if err := m.mayJoin(in.Plan, n.PID); err != nil {
+			return n, err
+		}
 	}
 	return n, nil
+}
+
+// mayJoin refuses the host's PID namespace by way of a target that is in it, where
+// the ceiling does not give it to the plan's own class.
+func (m *Machine) mayJoin(p *plan.Plan, pinned string) error {
+	var own, target unix.Stat_t
+	if err := errors.Join(unix.Stat("/proc/self/ns/pid", &own), unix.Stat(pinned, &target)); err != nil {
+		return fmt.Errorf("looking at the target's PID namespace: %w", err)
+	}
+	if row := m.Ceiling.Classes[p.Class]; own.Dev == target.Dev && own.Ino == target.Ino && (row == nil || !row.HostPID) {
+		return helper.Invalid("target: it is in the host's PID namespace, which ceiling.toml does not allow to this class (host_pid)")
+	}
+	return nil
 }
 
 // CtrStart lets a created process run: it waits for a reader of its fifo.
@@ -271,7 +287,7 @@ func (m *Machine) Exec(ctrID, execID string, p *plan.ExecPlan) (proc helper.Proc
 	if err != nil {
 		return proc, nil, err
 	}
-	if proc, err = procOf(res.PID); err != nil {
+	if proc, err = procOf(res.PID); err != nil || !member(res.PID, m.readNote(ctrID).Cgroup) {
 		proc, err = helper.Proc{}, nil // it is done already: its exit says how
 	}
 	if err := m.Keeper.Watch(execID, res.PID, since); err != nil {

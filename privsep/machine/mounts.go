@@ -228,6 +228,9 @@ func (m *Machine) stageOne(in helper.CtrIn, pm *plan.Mount, at string) error {
 	defer unix.Close(fd)
 	a := mount.Attr{ReadOnly: pm.ReadOnly, Recursive: pm.RecursiveReadOnly, NoExec: pm.NoExec, NoDev: pm.NoDev, NoSuid: pm.NoSuid,
 		Private: pm.Propagation == plan.Private}
+	if _, class, ok := m.Ceiling.Root(pm.From); ok && class != nil && class.ReadOnly {
+		a.Recursive = true // a class is read-only with what is mounted in it
+	}
 	if in.Pod.UserNS && (pm.From.Root == plan.RootPodVolumes || pm.From.Root == plan.RootHostPath) {
 		if a.UserNS, err = m.userNS(in); err != nil {
 			return err
