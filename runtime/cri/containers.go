@@ -7,6 +7,7 @@ import (
 	"path"
 	"time"
 
+	"github.com/postern-cri/postern/policy/facts"
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/wire"
 	"github.com/postern-cri/postern/runtime/container"
@@ -82,7 +83,8 @@ func (s *Server) create(ctx context.Context, pod *store.Pod, c *cri.ContainerCon
 		},
 	})
 	if err != nil {
-		return "", badPlan(method, err)
+		return "", s.outside(ctx, method, facts.Facts{Pod: podFacts(pod), Container: &facts.Container{
+			Name: c.Metadata.Name, Attempt: c.Metadata.Attempt, Image: c.GetImage().GetImage()}}, err)
 	}
 	in := plan.PodPlan{
 		UID: pod.UID, Network: pod.Network, PID: pod.PID, IPC: pod.IPC, UserNS: pod.UserNS, Privileged: pod.Privileged,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -130,6 +131,29 @@ func TestIdempotent(t *testing.T) {
 	b, err2 := w.runtime.CreateContainer(ctx, containerRequest(ids[0], "c"))
 	if err := errors.Join(err1, err2); err != nil || a.ContainerId != b.ContainerId {
 		t.Error(a, b, err)
+	}
+}
+
+// A path that no root of the ceiling holds is refused before the helper hears of
+// the request: the refusal names its rule and is in the audit log all the same.
+func TestRefusedHereIsRecorded(t *testing.T) {
+	w := newWorld(t)
+	pod, err := w.runtime.RunPodSandbox(t.Context(), podRequest("web"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := containerRequest(pod.PodSandboxId, "c")
+	r.Config.Mounts = []*cri.Mount{{HostPath: "/etc", ContainerPath: "/host"}}
+	_, err = w.runtime.CreateContainer(t.Context(), r)
+	if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "ceiling denied CreateContainer: CEIL-MOUNT mounts[0].host_path: ") {
+		t.Error(err)
+	}
+	w.audit.mu.Lock()
+	defer w.audit.mu.Unlock()
+	for _, want := range []string{`"rule":"CEIL-MOUNT"`, `"allow":false`, `"method":"CreateContainer"`, `"name":"web"`} {
+		if !strings.Contains(w.audit.last, want) {
+			t.Errorf("no %s in %s", want, w.audit.last)
+		}
 	}
 }
 

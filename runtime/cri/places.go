@@ -14,8 +14,8 @@ import (
 // enforces it.
 type CeilingPlaces struct{ *ceiling.Ceiling }
 
-func (c CeilingPlaces) outside(what, path, table, instead string) error {
-	return &Outside{fmt.Sprintf("%s %q lies beneath no %s of ceiling %q. Fix: %s, or have the operator add a [[%s]] to ceiling.toml",
+func (c CeilingPlaces) outside(rule, what, path, table, instead string) error {
+	return &Outside{rule, fmt.Sprintf("%s %q lies beneath no %s of ceiling %q. Fix: %s, or have the operator add a [[%s]] to ceiling.toml",
 		what, path, table, c.Profile, instead, table)}
 }
 
@@ -36,7 +36,7 @@ func (c CeilingPlaces) CgroupParent(path string) (plan.Place, error) {
 	if p, ok := c.Locate(plan.RootCgroup, path); ok {
 		return p, nil
 	}
-	return plan.Place{}, c.outside("cgroup", path, "cgroup_root", "use "+paths(c.CgroupRoots))
+	return plan.Place{}, c.outside("CEIL-ROOT", "cgroup", path, "cgroup_root", "use "+paths(c.CgroupRoots))
 }
 
 // LogDir implements sandbox.Locator.
@@ -44,7 +44,7 @@ func (c CeilingPlaces) LogDir(path string) (plan.Place, error) {
 	if p, ok := c.Locate(plan.RootLog, path); ok {
 		return p, nil
 	}
-	return plan.Place{}, c.outside("directory", path, "log_root", "use one beneath "+paths(c.LogRoots))
+	return plan.Place{}, c.outside("CEIL-ROOT", "directory", path, "log_root", "use one beneath "+paths(c.LogRoots))
 }
 
 // Mount implements container.Locator.
@@ -54,7 +54,7 @@ func (c CeilingPlaces) Mount(podUID, path string) (plan.Place, bool, error) {
 	}
 	p, ok := c.Locate(plan.RootHostPath, path)
 	if !ok {
-		return p, false, c.outside("path", path, "host_path", "use a volume of this pod")
+		return p, false, c.outside("CEIL-MOUNT", "path", path, "host_path", "use a volume of this pod")
 	}
 	_, class, _ := c.Root(p)
 	return p, class != nil && class.Create, nil
@@ -64,7 +64,7 @@ func (c CeilingPlaces) Mount(podUID, path string) (plan.Place, bool, error) {
 func (c CeilingPlaces) Device(path string) (plan.Place, error) {
 	rel, ok := strings.CutPrefix(path, "/dev/")
 	if !ok || rel == "" {
-		return plan.Place{}, &Outside{fmt.Sprintf("device %q is not in /dev. Fix: name a device there that is listed in devices of ceiling.toml", path)}
+		return plan.Place{}, &Outside{"CEIL-DEVICE", fmt.Sprintf("device %q is not in /dev. Fix: name a device there that is listed in devices of ceiling.toml", path)}
 	}
 	return plan.Place{Root: plan.RootHostPath, Name: "dev", Rel: rel}, nil
 }

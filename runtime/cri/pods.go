@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/postern-cri/postern/policy/facts"
+	"github.com/postern-cri/postern/privsep/gate"
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/wire"
 	"github.com/postern-cri/postern/runtime/sandbox"
@@ -26,7 +27,9 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest)
 	}
 	p, err := sandbox.Plan(r.Config, r.RuntimeHandler, s.places)
 	if err != nil {
-		return nil, badPlan(method, err)
+		m := r.GetConfig().GetMetadata()
+		return nil, s.outside(ctx, method, facts.Facts{Pod: &facts.Pod{
+			Name: m.GetName(), Namespace: m.GetNamespace(), UID: m.GetUid(), Attempt: m.GetAttempt()}}, err)
 	}
 	s.places.FitPod(&p)
 	if _, err := plan.EncodePod(p); err != nil {
@@ -94,7 +97,7 @@ func (s *Server) checkHandler(name string) error {
 func badPlan(method string, err error) error {
 	var out *Outside
 	if errors.As(err, &out) {
-		return status.Errorf(codes.PermissionDenied, "ceiling denied %s: %s", method, clip(err.Error(), maxErrorText))
+		return status.Errorf(codes.PermissionDenied, "ceiling denied %s: %s %s", method, out.Rule, clip(err.Error(), maxErrorText))
 	}
 	var st interface{ GRPCStatus() *status.Status }
 	if errors.As(err, &st) {
@@ -103,10 +106,24 @@ func badPlan(method string, err error) error {
 	return invalid("%s: %s", method, clip(err.Error(), maxErrorText))
 }
 
-// Outside is a path that lies beneath no root of the ceiling.
-type Outside struct{ Text string }
+// Outside is a path that lies beneath no root of the ceiling, and the rule that
+// says so. A plan has no words for it, so the privileged side never hears of it.
+type Outside struct{ Rule, Text string }
 
 func (e *Outside) Error() string { return e.Text }
+
+// outside is badPlan where the request must not be missing among the refusals of
+// the audit log: nobody but this process will have seen it.
+func (s *Server) outside(ctx context.Context, method string, f facts.Facts, err error) error {
+	var out *Outside
+	if errors.As(err, &out) {
+		who := callerOf(ctx)
+		f.RequestID, f.Caller = requestID(ctx), &facts.Caller{UID: who.UID, PID: who.PID}
+		d := gate.Decision{Rule: out.Rule, Message: clip(err.Error(), maxErrorText)}
+		s.record(ctx, gate.StageDecision, method, rules[method].class, f, d, nil, 0, false)
+	}
+	return badPlan(method, err)
+}
 
 // StopPodSandbox kills what runs in the pod and takes its network down. It
 // succeeds for a pod that is stopped or gone, and while the CNI plugin is broken.

@@ -42,13 +42,14 @@ func (p *fakePolicy) Decide(_ context.Context, q gate.Question) (gate.Decision, 
 type fakeAudit struct {
 	mu     sync.Mutex
 	stages []gate.Stage
+	last   string
 	err    error
 }
 
-func (a *fakeAudit) Commit(_ context.Context, s gate.Stage, _ []byte, _ bool) (uint64, error) {
+func (a *fakeAudit) Commit(_ context.Context, s gate.Stage, record []byte, _ bool) (uint64, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.stages = append(a.stages, s)
+	a.stages, a.last = append(a.stages, s), string(record)
 	return uint64(len(a.stages)), a.err
 }
 
@@ -88,13 +89,15 @@ func (fakePlaces) LogDir(string) (plan.Place, error) {
 	return plan.Place{Root: plan.RootLog, Name: "pods", Rel: "x"}, nil
 }
 func (fakePlaces) Mount(string, string) (plan.Place, bool, error) {
-	return plan.Place{}, false, &Outside{"beneath no root"}
+	return plan.Place{}, false, &Outside{"CEIL-MOUNT", "beneath no root"}
 }
 func (fakePlaces) FitPod(*plan.PodPlan)                   {}
 func (fakePlaces) FitContainer(*plan.PodPlan, *plan.Plan) {}
 func (fakePlaces) SeccompProfile(ref string) string       { return ref }
 func (fakePlaces) SeccompUnset() plan.ProfileKind         { return plan.ProfileRuntimeDefault }
-func (fakePlaces) Device(string) (plan.Place, error)      { return plan.Place{}, &Outside{"not listed"} }
+func (fakePlaces) Device(string) (plan.Place, error) {
+	return plan.Place{}, &Outside{"CEIL-DEVICE", "not listed"}
+}
 
 // world is a server with fakes around it, and a gRPC client of it.
 type world struct {
