@@ -24,6 +24,16 @@ func need(allowed, wanted bool, rule, field, what string) *wire.Denial {
 	return deny(rule, field, "remove it from the pod, or allow it for this class in ceiling.toml", "%s is not allowed", what)
 }
 
+// needSeccomp has a remedy of its own, because of the pods that name no profile:
+// the kubelet asks for none on their behalf unless it is told otherwise.
+func needSeccomp(ok bool) *wire.Denial {
+	if ok {
+		return nil
+	}
+	return deny("CEIL-SECCOMP", "seccomp", "name a profile in the pod, or set seccompDefault: true in the kubelet's configuration, or allow it for this class in ceiling.toml",
+		"an unconfined seccomp profile is not allowed")
+}
+
 // first returns the first refusal.
 func first(checks ...*wire.Denial) *wire.Denial {
 	for _, d := range checks {
@@ -188,7 +198,7 @@ func (c *Ceiling) CheckContainer(pod *plan.PodPlan, p *plan.Plan) *wire.Denial {
 		need(r.PrivilegeEscalation, !p.NoNewPrivs, "CEIL-NNP", "no_new_privs", "privilege escalation (no_new_privs off)"),
 		need(r.RunAsRoot || pod.UserNS, p.User.UID == 0, "CEIL-ROOTUSER", "user", "uid 0"),
 		need(r.HostPID, p.PID == plan.NamespaceNode, "CEIL-HOSTPID", "pid", "the host's PID namespace"),
-		need(r.Unconfined, p.Seccomp.Kind == plan.ProfileUnconfined, "CEIL-SECCOMP", "seccomp", "an unconfined seccomp profile"),
+		needSeccomp(r.Unconfined || p.Seccomp.Kind != plan.ProfileUnconfined),
 		need(r.Unconfined, p.AppArmor.Kind == plan.ProfileUnconfined, "CEIL-APPARMOR", "apparmor", "an unconfined AppArmor profile"),
 		need(r.UnmaskedProc || pod.UserNS, !covers(p.MaskedPaths, masked), "CEIL-PROC", "masked_paths", "an unmasked /proc or /sys"),
 		need(r.UnmaskedProc || pod.UserNS, !covers(slices.Concat(p.ReadOnlyPaths, p.MaskedPaths), readOnly), "CEIL-PROC", "readonly_paths", "a writable /proc/sys or its like"),
