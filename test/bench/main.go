@@ -27,6 +27,8 @@ type runtimeUnderTest struct {
 	img    cri.ImageServiceClient
 	exes   []string // prefixes of the executables that count as the runtime's memory
 	logDir string
+	mark   string // in the command line of each of its processes
+	parts  map[string]float64
 }
 
 func dial(name, sock string, exes []string, logDir string) *runtimeUnderTest {
@@ -34,7 +36,7 @@ func dial(name, sock string, exes []string, logDir string) *runtimeUnderTest {
 	if err != nil {
 		log.Fatal(err)
 	}
-	return &runtimeUnderTest{name, cri.NewRuntimeServiceClient(c), cri.NewImageServiceClient(c), exes, logDir}
+	return &runtimeUnderTest{name: name, rt: cri.NewRuntimeServiceClient(c), img: cri.NewImageServiceClient(c), exes: exes, logDir: logDir}
 }
 
 var ctx = context.Background()
@@ -103,10 +105,12 @@ func (r *runtimeUnderTest) remove(p pod) {
 	check(r.rt.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: p.id}))
 }
 
-// pss sums the proportional set size of the runtime's processes, in KiB.
+// pss sums the proportional set size of the runtime's processes, in KiB, and
+// keeps it apart by program.
 func (r *runtimeUnderTest) pss() float64 {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	total := 0.0
+	r.parts = map[string]float64{}
 	for _, d := range dirs {
 		exe, err := os.Readlink(d + "/exe")
 		if err != nil {
@@ -116,7 +120,8 @@ func (r *runtimeUnderTest) pss() float64 {
 		for _, e := range r.exes {
 			ours = ours || strings.HasPrefix(exe, e)
 		}
-		if !ours {
+		cmdline, _ := os.ReadFile(d + "/cmdline")
+		if !ours || !strings.Contains(string(cmdline), r.mark) {
 			continue
 		}
 		b, _ := os.ReadFile(d + "/smaps_rollup")
@@ -124,11 +129,14 @@ func (r *runtimeUnderTest) pss() float64 {
 			if f := strings.Fields(l); len(f) > 1 && f[0] == "Pss:" {
 				v, _ := strconv.ParseFloat(f[1], 64)
 				total += v
+				r.parts[filepath.Base(exe)] += v
 			}
 		}
 	}
 	return total
 }
+
+var settle = flag.Duration("settle", 35*time.Second, "wait before idle memory is read")
 
 type result struct{ values map[string]float64 }
 
@@ -156,8 +164,9 @@ func (r *runtimeUnderTest) measure(n int, small string, pulls map[string]string)
 		v["pull of "+name+", p50, ms"] = p50(d)
 	}
 	r.remove(func() pod { p := r.start(small, 0); r.stop(p); return p }()) // warm
-	time.Sleep(2 * time.Second)
+	time.Sleep(*settle)                                                    // until what is started on demand has left again
 	v["idle memory (PSS), KiB"] = r.pss()
+	idle := r.parts
 	var pods []pod
 	var starts, stops, execs, stats []float64
 	for i := range n {
@@ -168,6 +177,9 @@ func (r *runtimeUnderTest) measure(n int, small string, pulls map[string]string)
 	}
 	time.Sleep(time.Second)
 	v["memory per pod (PSS), KiB"] = (r.pss() - v["idle memory (PSS), KiB"]) / float64(n)
+	for name, kib := range r.parts {
+		fmt.Fprintf(os.Stderr, "  %-24s %8.0f KiB idle, %+6.1f KiB a pod\n", name, idle[name], (kib-idle[name])/float64(n))
+	}
 	for i := range n {
 		t := time.Now()
 		resp := must(r.rt.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: pods[i].ctr, Cmd: []string{"/bin/true"}, Timeout: 10}))
@@ -230,8 +242,10 @@ func main() {
 	flag.Parse()
 	pulls := map[string]string{"10 layers, 100 MB": *registry + "/bench/layers:1", "30,000 small files": *registry + "/bench/files:1"}
 	small := *registry + "/demo/signed:1"
+	postern := dial("postern", *ours, strings.Split(*oursExe, ","), *logs)
+	postern.mark = filepath.Dir(filepath.Dir(*ours)) // the tree's root: another tree may run beside
 	var results []result
-	for _, r := range []*runtimeUnderTest{dial("postern", *ours, strings.Split(*oursExe, ","), *logs), dial("containerd", *peer, strings.Split(*peerExe, ","), *logs)} {
+	for _, r := range []*runtimeUnderTest{postern, dial("containerd", *peer, strings.Split(*peerExe, ","), *logs)} {
 		if *only != "" && (*only == "ours") != (r.name == "postern") {
 			results = append(results, result{map[string]float64{}})
 			continue
