@@ -38,8 +38,27 @@ func (t *Tree) greet(s *slot, channel string) {
 	}
 }
 
-// send queues p and sends what there is room for.
+// events is what to wait for on s's channel. While something waits to be read by
+// its other end no request is: one that asks and never reads must not fill us.
+func (s *slot) events() int16 {
+	if len(s.outbox) > 0 {
+		return unix.POLLOUT
+	}
+	return unix.POLLIN
+}
+
+// maxOutbox is more than all that is retained.
+const maxOutbox = 2 * (maxExits + maxKept)
+
+// send queues p and sends what there is room for. A process that does not read is
+// killed in the end: the next one is sent what is retained.
 func (t *Tree) send(s *slot, p packet) {
+	if len(s.outbox) >= maxOutbox {
+		for pid := range s.PIDs {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		s.outbox = nil
+	}
 	s.outbox = append(s.outbox, p)
 	t.flush(s)
 }

@@ -171,11 +171,7 @@ func (t *Tree) turn(args []string) bool {
 	}
 	for _, s := range t.slots {
 		if s.Chan >= 0 {
-			events := int16(unix.POLLIN)
-			if len(s.outbox) > 0 {
-				events |= unix.POLLOUT
-			}
-			on(s.Chan, events, func() { t.serve(s) })
+			on(s.Chan, s.events(), func() { t.serve(s) })
 		}
 		due := time.Until(s.next)
 		switch {
