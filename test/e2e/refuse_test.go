@@ -97,6 +97,7 @@ func TestHostileFront(t *testing.T) {
 	for attack, want := range map[string]string{
 		"unverified-image": "IMG-NORECORD", "host-path": "CEIL-", "privileged": "CEIL-", "early-verb": "closed",
 		"truncated": "closed", "unsealed-memfd": "closed", "extra-fd": "closed", "unknown-verb": "closed",
+		"foreign-log": "CEIL-UID", "endless-cgroup": "CEIL-CGROUP", "crowd": "closed",
 	} {
 		out, err := exec.Command(filepath.Join(bin, "test/hostile"), "--root", tr.root, attack).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), want) {

@@ -59,6 +59,15 @@ var attacks = map[string]func(layout.Layout) error{
 		_, err = c.CtrCreate(ctx(), strings.Repeat("0", 64), container(), claims("CreateContainer"))
 		return err
 	},
+	// The log directory of another pod, whose uid the end of this one's is.
+	"foreign-log": pod(func(p *plan.PodPlan) {
+		p.UID, p.Logs = "web_uid-2", plan.Place{Root: plan.RootLog, Name: "pods", Rel: "ns_web_uid-2"}
+	}),
+	// A cgroup whose name fits into no answer: LIST would fail from then on.
+	"endless-cgroup": pod(func(p *plan.PodPlan) {
+		p.CgroupParent = plan.Place{Root: plan.RootCgroup, Name: "postern", Rel: strings.Repeat("x/", 1000) + "x"}
+	}),
+	"crowd":        crowd,
 	"early-verb":   raw(false, message(wire.List, &wire.ListRequest{})),
 	"unknown-verb": raw(true, message(wire.Verb(4711), &wire.ListRequest{})),
 	"odd-verb":     raw(true, message(wire.List+1, &wire.ListRequest{})),
@@ -109,6 +118,45 @@ func withPod(f func(*client.Client, string) error) func(layout.Layout) error {
 		defer c.PodDelete(ctx(), pod.Pod)
 		return f(c, pod.Pod)
 	}
+}
+
+// pod asks for a pod that is harmless but for one change.
+func pod(change func(*plan.PodPlan)) func(layout.Layout) error {
+	return func(l layout.Layout) error {
+		c, err := client.Dial(l.HelperSocket())
+		if err != nil {
+			return err
+		}
+		p := plan.PodPlan{Class: plan.Baseline, UID: "hostile", Hostname: "hostile", Network: plan.NamespacePod, PID: plan.NamespaceContainer, IPC: plan.NamespacePod}
+		change(&p)
+		made, err := c.PodCreate(ctx(), p, claims("RunPodSandbox"))
+		if err == nil {
+			c.PodDelete(ctx(), made.Pod)
+		}
+		return err
+	}
+}
+
+// crowd opens more connections than the helper has places, and keeps them.
+func crowd(l layout.Layout) error {
+	for range 500 {
+		c, err := seqpacket.Dial(l.HelperSocket())
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		if err = c.Send(message(wire.Hello, &wire.HelloRequest{Version: wire.Version})); err == nil {
+			_, _, err = c.Recv(make([]byte, wire.MaxAnswer))
+		}
+		if errors.Is(err, seqpacket.ErrEOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+			return errClosed
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func message(v wire.Verb, m wire.Message) []byte {
