@@ -7,6 +7,7 @@ out=bin/test/vm; rm -rf "$out"; mkdir -p "$out"
 for p in "${pkgs[@]}"; do [ "$p" = demo ] || go test -c -tags containers_image_openpgp,seccomp -o "$out/${p//\//-}" "./$p"; done
 export POSTERN_SLOW="${POSTERN_SLOW:-15}"; export VM_LIMIT="${VM_LIMIT:-3600}"
 exec test/vm/vm.sh -l "${LSM:-apparmor}" bash -c '
+  [ ! -e /sys/kernel/security/apparmor ] || apparmor_parser -Krq profiles/apparmor/postern-default
   bad=0; out=$PWD/'"$out"'
   for p in "$@"; do
     start=$SECONDS; echo "== $p"

@@ -2,8 +2,8 @@
 # vm.sh [-l LSM] COMMAND...  Runs COMMAND as root, in the present directory, in an emulated machine that has what a machine
 # with cgroup v1 lacks: Debian's kernel with cgroup v2 alone, all capabilities, and LSM: apparmor (default), selinux
 # (permissive, no policy loaded) or none. Output and exit status are the command's. This machine's / is there, read-only under
-# an overlay: writes are lost. /tmp and /var/lib are tmpfs, as container storage must not lie on the overlay. Ten to twenty
-# times slower than here. Needs root for the first run only, which fetches the kernel into bin/vm.
+# an overlay: writes are lost. /tmp is an ext4 file system of its own, as container storage must not lie on the overlay. Ten to
+# twenty times slower than here. Needs root for the first run only, which fetches the kernel into bin/vm.
 #   VM_MEM MiB (4096)   VM_CPUS (2)   VM_LIMIT seconds (1800)
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/../.." && pwd); vm=$repo/bin/vm; lsm=apparmor
