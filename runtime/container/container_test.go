@@ -86,7 +86,7 @@ func TestPlan(t *testing.T) {
 	in.Config.Envs = []*cri.KeyValue{{Key: "B", Value: []byte("request")}, {Key: "C", Value: []byte("x=y")}}
 	in.Config.Mounts = []*cri.Mount{
 		{ContainerPath: "/etc/hosts", HostPath: "/var/lib/kubelet/pods/u-1/etc-hosts"},
-		{ContainerPath: "/a/b/c/d", HostPath: "/data/x", Readonly: true, RecursiveReadOnly: true},
+		{ContainerPath: "/a/b/c/d", HostPath: "/data/x", Readonly: true, RecursiveReadOnly: true, ImageSubPath: "a volume's"},
 	}
 	in.Image.Volumes = []string{"/vol"}
 	got, err := Plan(in)

@@ -91,9 +91,8 @@ func oneMount(field string, m *cri.Mount, in *Input) (plan.Mount, error) {
 	if m.Image.GetImage() != "" {
 		return imageMount(field, m, o, in)
 	}
-	if m.ImageSubPath != "" {
-		return o, refuse(field+".image_sub_path", "without an image")
-	}
+	// m.ImageSubPath means nothing here: kubelets give a volume's subPath there too,
+	// having made it part of the host path themselves.
 	if !path.IsAbs(m.HostPath) || !sandbox.PlainText(m.HostPath) || slices.Contains(strings.Split(m.HostPath, "/"), "..") {
 		return o, refuse(field+".host_path", "%q is no absolute path", m.HostPath)
 	}
