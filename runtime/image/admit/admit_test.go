@@ -243,3 +243,26 @@ func pipe(t *testing.T) int {
 	unix.Close(p[1])
 	return p[0]
 }
+
+// A layer that is here is shared by every image that names it: no later
+// conversion, by a converter that an image took over, replaces it.
+func TestLayerIsNotReplaced(t *testing.T) {
+	r := newRig(t, func(_ convert.Request, blob, out *os.File) convert.Answer { return honest(blob, out) })
+	if a := r.admit(r.img.Digest(), 0); a.Error != nil {
+		t.Fatal(a.Error)
+	}
+	name := filepath.Join(r.l.Layers(), strings.TrimPrefix(r.img.Layers[0].DiffID, "sha256:")+".erofs")
+	var before, after unix.Stat_t
+	if err := unix.Stat(name, &before); err != nil {
+		t.Fatal(err)
+	}
+	if a := r.admit(r.img.Digest(), 0); a.Error != nil {
+		t.Fatal(a.Error)
+	}
+	if err := unix.Stat(name, &after); err != nil || before.Ino != after.Ino {
+		t.Errorf("the layer was replaced: inode %d, then %d, %v", before.Ino, after.Ino, err)
+	}
+	if left, _ := filepath.Glob(r.l.Layers() + "/" + tempPrefix + "*"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}

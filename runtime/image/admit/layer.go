@@ -62,10 +62,13 @@ func (s *Server) admit(rec *record.Record, r Request, blob int) error {
 	if err := s.check(temp); err != nil {
 		return fmt.Errorf("layer %s: %w", want.Digest, err)
 	}
-	if err := unix.Renameat(dir, temp, dir, name+".erofs"); err != nil {
+	// One that is here stays: other images have it, too, and this one comes from
+	// a converter that read what this image's author wrote.
+	err = unix.Renameat2(dir, temp, dir, name+".erofs", unix.RENAME_NOREPLACE)
+	if err != nil && err != unix.EEXIST {
 		return fmt.Errorf("admitting layer %s: %w", want.DiffID, err)
 	}
-	keep = true
+	keep = err == nil
 	return nil
 }
 
