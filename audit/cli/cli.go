@@ -19,8 +19,10 @@ func Command() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "audit",
 		Short: "Read and verify the audit log",
-		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+		Example: `  postern audit tail -f --denied
+  postern audit verify`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(tailCommand(), verifyCommand())
 	return c
@@ -47,6 +49,8 @@ func (p *place) open(c *cobra.Command) (wal.FS, error) {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return nil, fmt.Errorf("%s: only root and the audit user may read the audit log", dir)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%s: there is no audit log: name the --root of a node that was started, or the --dir of a copy", dir)
 	case err != nil:
 		return nil, err
 	case !st.IsDir():
@@ -67,6 +71,8 @@ Exit status 0: every record is as it was written. 1: the log is damaged; the fir
 bad record is named on standard error. Records that were cut off at the end
 together with the head file can only be found by comparing the head that verify
 prints with one that was kept elsewhere.`,
+		Example: `  postern audit verify --root /tmp/p
+  postern audit verify --dir ./copy-of-the-log`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			fs, err := p.open(c)

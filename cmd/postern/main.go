@@ -55,7 +55,34 @@ say, what a root-owned ceiling allows and what a policy permits.`,
 	})
 	root.AddCommand(upCommand(), checkCommand(), statusCommand(), versionCommand(), readyCommand())
 	root.AddCommand(plugged()...)
+	explain(root)
 	return root
+}
+
+// explain makes wrong arguments of c and its sub-commands say what was meant and
+// how the command is used.
+func explain(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		explain(sub)
+	}
+	check := c.Args
+	if check == nil {
+		return
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		err := check(c, args)
+		if err == nil {
+			return nil
+		}
+		meant := ""
+		if len(args) > 0 && c.HasSubCommands() {
+			c.SuggestionsMinimumDistance = 2
+			if s := c.SuggestionsFor(args[0]); len(s) > 0 {
+				meant = fmt.Sprintf("; did you mean %q?", s[0])
+			}
+		}
+		return fmt.Errorf("%w%s: see %s --help", err, meant, c.CommandPath())
+	}
 }
 
 func versionCommand() *cobra.Command {

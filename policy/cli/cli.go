@@ -29,8 +29,10 @@ func Command() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "policy",
 		Short: "Check, test and try the rules of a policy directory",
-		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+		Example: `  postern policy check /etc/postern/policy
+  postern policy eval -i record.json /etc/postern/policy`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(check(), test(), eval(), fmtCommand(), schema())
 	for _, sub := range c.Commands() {
@@ -69,9 +71,10 @@ func load(c *cobra.Command, dir string) (engine.Files, *engine.Policy, error) {
 func check() *cobra.Command {
 	var list bool
 	c := &cobra.Command{
-		Use:   "check DIR",
-		Short: "Compile a policy directory as postern-policyd would",
-		Args:  cobra.ExactArgs(1),
+		Use:     "check DIR",
+		Short:   "Compile a policy directory as postern-policyd would",
+		Example: `  postern policy check --list /etc/postern/policy`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			_, p, err := load(c, args[0])
 			if err != nil {
@@ -93,9 +96,10 @@ func check() *cobra.Command {
 func test() *cobra.Command {
 	var verbose bool
 	c := &cobra.Command{
-		Use:   "test DIR",
-		Short: "Run the *_test.rego files of a policy directory",
-		Args:  cobra.ExactArgs(1),
+		Use:     "test DIR",
+		Short:   "Run the *_test.rego files of a policy directory",
+		Example: `  postern policy test -v /etc/postern/policy`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			files, _, err := load(c, args[0])
 			if err != nil {
@@ -141,7 +145,9 @@ func eval() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "eval --input FILE DIR",
 		Short: "Decide one input document, such as one from the audit log",
-		Args:  cobra.ExactArgs(1),
+		Example: `  postern audit tail -n 1000 --json | grep INPUT_SHA256 > record.json
+  postern policy eval -i record.json /etc/postern/policy`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			_, p, err := load(c, args[0])
 			if err != nil {
@@ -222,9 +228,10 @@ func document(c *cobra.Command, file string) (v ast.Value, timeNS int64, method 
 func fmtCommand() *cobra.Command {
 	var write bool
 	c := &cobra.Command{
-		Use:   "fmt DIR",
-		Short: "List the files that are not in canonical form, or write them so",
-		Args:  cobra.ExactArgs(1),
+		Use:     "fmt DIR",
+		Short:   "List the files that are not in canonical form, or write them so",
+		Example: `  postern policy fmt -w ./rules`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			files, err := engine.ReadDir(args[0])
 			if err != nil {
@@ -262,9 +269,10 @@ func fmtCommand() *cobra.Command {
 
 func schema() *cobra.Command {
 	return &cobra.Command{
-		Use:   "schema",
-		Short: "Print the JSON schema of the input document",
-		Args:  cobra.NoArgs,
+		Use:     "schema",
+		Short:   "Print the JSON schema of the input document",
+		Example: `  postern policy schema > input.schema.json`,
+		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			_, err := c.OutOrStdout().Write(input.SchemaJSON)
 			return err

@@ -83,6 +83,11 @@ func known(table toml.Key) (keys []string) {
 	return keys
 }
 
+// UnknownProfile is the error for a profile that is none of Profiles.
+func UnknownProfile(name string) error {
+	return fmt.Errorf("unknown profile %q: choose one of %s%s", name, strings.Join(Profiles, ", "), meant(name, Profiles))
+}
+
 // meant guesses which of names was meant by wrong.
 func meant(wrong string, names []string) string {
 	best, least := "", len(wrong)/2+1

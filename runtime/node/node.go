@@ -45,7 +45,7 @@ func Open(root, profile, file string) (*Node, error) {
 		return nil, err
 	}
 	if profile != "" && !contains(config.Profiles, profile) {
-		return nil, fmt.Errorf("unknown profile %q: choose one of %s", profile, strings.Join(config.Profiles, ", "))
+		return nil, config.UnknownProfile(profile)
 	}
 	n := &Node{Root: root, Bin: filepath.Dir(exe), Layout: layout.New(root)}
 	from := n.Layout.Config()
