@@ -58,13 +58,15 @@ func TestReadme(t *testing.T) {
 	}
 	// As if somebody sat before it.
 	typed := `script -qec "crictl exec -it $ctr sh -c 'tty; echo typed'" /dev/null`
-	for _, name := range []string{"postern.toml", "crictl.yaml"} {
+	for _, name := range []string{"postern.toml", "crictl.yaml", "10-bridge.conflist"} {
 		example := filepath.Join(dir, "docs/example", name)
 		b, err := os.ReadFile(example)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(example, bytes.ReplaceAll(b, []byte("/tmp/p/"), []byte(p+"/")), 0o644); err != nil {
+		b = bytes.ReplaceAll(b, []byte("/tmp/p/"), []byte(p+"/"))
+		b = bytes.ReplaceAll(b, []byte(`"host-local",`), []byte(`"host-local", "dataDir": "`+dir+`/ipam",`)) // not the machine's own
+		if err := os.WriteFile(example, b, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
