@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/postern-cri/postern/audit/record"
 	"github.com/postern-cri/postern/audit/redact"
 	"github.com/postern-cri/postern/policy/decision"
 	"github.com/postern-cri/postern/policy/engine"
@@ -144,16 +145,6 @@ func (s *server) decide(role string, q gate.Question) gate.Decision {
 // answer and every violation.
 func payload(j *engine.Judged) []byte {
 	d := &j.Decision
-	type answer struct {
-		ID          string `json:"id"`
-		Allow       bool   `json:"allow"`
-		Rule        string `json:"rule,omitempty"`
-		Message     string `json:"message,omitempty"`
-		Field       string `json:"field,omitempty"`
-		Revision    string `json:"revision,omitempty"`
-		InputSHA256 string `json:"input_sha256,omitempty"`
-		Error       string `json:"error,omitempty"`
-	}
 	ext := struct {
 		Violations []string `json:"violations,omitempty"`
 		MicroS     int64    `json:"eval_us"`
@@ -168,13 +159,13 @@ func payload(j *engine.Judged) []byte {
 		Kind     string          `json:"kind"`
 		Method   string          `json:"method"`
 		Class    string          `json:"class"`
-		Decision answer          `json:"decision"`
+		Decision record.Decision `json:"decision"`
 		Hash     string          `json:"input_sha256,omitempty"`
 		Ext      any             `json:"ext"`
 		Input    json.RawMessage `json:"input,omitempty"`
 	}{
 		Kind: "policy", Method: j.Method, Class: j.Class.String(), Hash: d.InputSHA256, Ext: ext, Input: j.Input,
-		Decision: answer{d.ID, d.Allow, d.Rule, d.Message, d.Field, d.Revision, d.InputSHA256, ""},
+		Decision: record.Decision{ID: d.ID, Allow: d.Allow, Rule: d.Rule, Message: d.Message, Field: d.Field, Revision: d.Revision, InputSHA256: d.InputSHA256},
 	}
 	if j.Err != nil {
 		rec.Decision.Error = limit(decision.OneLine(j.Err.Error()), 512)

@@ -130,29 +130,8 @@ func (m *Machine) run(l *spec.Launch, stdio [3]*os.File, console *os.File) (res 
 	return res, since, nil
 }
 
-// network is a request to postern-cni.
-type network struct {
-	Op        string        `json:"op"`
-	Pod       string        `json:"pod"`
-	NetNS     string        `json:"netns"`
-	ConfDir   string        `json:"conf_dir"`
-	BinDirs   []string      `json:"bin_dirs"`
-	Name      string        `json:"name"`
-	Namespace string        `json:"namespace"`
-	UID       string        `json:"uid"`
-	Ports     []networkPort `json:"ports"`
-	CacheDir  string        `json:"cache_dir"`
-}
-
-type networkPort struct {
-	Protocol      string `json:"protocol"`
-	ContainerPort uint16 `json:"container_port"`
-	HostPort      uint16 `json:"host_port"`
-	HostIP        string `json:"host_ip"`
-}
-
 // attach runs the network plugins and returns the pod's addresses.
-func (m *Machine) attach(n network) (ips []string, err error) {
+func (m *Machine) attach(n spec.Network) (ips []string, err error) {
 	n.ConfDir, n.BinDirs, n.CacheDir = m.Ceiling.Network.ConfDir, m.Ceiling.Network.BinDirs, m.state("cni")
 	err = oneShot(m.cni, n, cniTime, [3]*os.File{}, nil, func(r io.Reader) error {
 		for s := bufio.NewScanner(r); s.Scan(); {

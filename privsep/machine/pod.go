@@ -13,10 +13,14 @@ import (
 	"github.com/postern-cri/postern/privsep/mount"
 	"github.com/postern-cri/postern/privsep/netns"
 	"github.com/postern-cri/postern/privsep/plan"
+	"github.com/postern-cri/postern/privsep/spec"
 	"github.com/postern-cri/postern/privsep/wire"
 )
 
-const defaultShm = 64 << 20
+const (
+	defaultShm = 64 << 20
+	podEtc     = "etc" // of its directory: where hosts, hostname and resolv.conf are
+)
 
 // PodCreate makes a pod's namespaces, files and network. On an error the caller
 // removes what there is.
@@ -71,7 +75,7 @@ func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
 		n := m.network("add", in)
 		for _, port := range p.Ports {
 			name := map[plan.Protocol]string{plan.TCP: "tcp", plan.UDP: "udp", plan.SCTP: "sctp"}[port.Protocol]
-			n.Ports = append(n.Ports, networkPort{name, port.ContainerPort, port.HostPort, port.HostIP})
+			n.Ports = append(n.Ports, spec.NetworkPort{Protocol: name, ContainerPort: port.ContainerPort, HostPort: port.HostPort, HostIP: port.HostIP})
 		}
 		if out.IPs, err = m.attach(n); err != nil {
 			return out, err
@@ -80,8 +84,8 @@ func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
 	return out, m.podFiles(dir, p, out.IPs)
 }
 
-func (m *Machine) network(op string, in helper.PodIn) network {
-	n := network{Op: op, Pod: in.ID, NetNS: m.box("pod", in.ID, netns.Net)}
+func (m *Machine) network(op string, in helper.PodIn) spec.Network {
+	n := spec.Network{Op: op, Pod: in.ID, NetNS: m.box("pod", in.ID, netns.Net)}
 	if in.Claims != nil {
 		n.Name, n.Namespace, n.UID = argument(in.Claims.PodName), argument(in.Claims.Namespace), argument(in.Claims.PodUID)
 	}
@@ -140,8 +144,16 @@ func (m *Machine) podFiles(dir string, p *plan.PodPlan, ips []string) error {
 			files["hosts"] += ip + "\t" + p.Hostname + "\n"
 		}
 	}
+	// On a file system of their own: root in the container may write to them, and
+	// the one that they would be on otherwise is the node's /run.
+	if err := os.Mkdir(dir+"/"+podEtc, 0o700); err != nil {
+		return err
+	}
+	if err := mount.Tmpfs(dir+"/"+podEtc, 1<<20, 0o755); err != nil {
+		return err
+	}
 	for name, text := range files {
-		f := dir + "/" + name
+		f := dir + "/" + podEtc + "/" + name
 		if err := os.WriteFile(f, []byte(text), 0o644); err != nil {
 			return err
 		}
@@ -164,7 +176,7 @@ func chownRoot(p *plan.PodPlan, path string) error {
 func (m *Machine) PodDelete(in helper.PodIn, out helper.PodOut) error {
 	dir := m.box("pod", in.ID)
 	errs := []error{m.stopPause(dir, out.Pause)}
-	for _, name := range []string{"shm", netns.IPC, netns.UTS, "hosts", "hostname", "resolv.conf"} {
+	for _, name := range []string{"shm", netns.IPC, netns.UTS, podEtc} {
 		errs = append(errs, mount.Unmount(dir+"/"+name))
 		if err := os.Remove(dir + "/" + name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)

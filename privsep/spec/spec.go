@@ -1,4 +1,4 @@
-// Package spec is what postern-helper hands to postern-launch: one operation,
+// Package spec is what postern-helper hands to postern-launch and postern-cni: one operation,
 // every path and number in it derived by the helper. Both ends are root and are
 // built together; nothing in it is a client's word that was not checked.
 package spec
@@ -90,4 +90,27 @@ type Result struct {
 	Field  string
 	Remedy string
 	Exited bool
+}
+
+// Network is one operation of postern-cni, as JSON on its fd 3. Paths are the
+// helper's; name, namespace and uid are claims.
+type Network struct {
+	Op        string        `json:"op"` // add, del or status
+	Pod       string        `json:"pod"`
+	NetNS     string        `json:"netns"`
+	ConfDir   string        `json:"conf_dir"`
+	BinDirs   []string      `json:"bin_dirs"`
+	Name      string        `json:"name"`
+	Namespace string        `json:"namespace"`
+	UID       string        `json:"uid"`
+	Ports     []NetworkPort `json:"ports"`
+	CacheDir  string        `json:"cache_dir"`
+}
+
+// NetworkPort is one host port of a pod.
+type NetworkPort struct {
+	Protocol      string `json:"protocol"`
+	ContainerPort uint16 `json:"container_port"`
+	HostPort      uint16 `json:"host_port"`
+	HostIP        string `json:"host_ip"`
 }

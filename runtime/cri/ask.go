@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/postern-cri/postern/audit/record"
 	"github.com/postern-cri/postern/policy/facts"
 	"github.com/postern-cri/postern/privsep/gate"
 	"github.com/postern-cri/postern/runtime/store"
@@ -87,8 +88,8 @@ type auditRecord struct {
 	Pod       *facts.Pod       `json:"pod,omitempty"`
 	Container *facts.Container `json:"container,omitempty"`
 	Image     *facts.Image     `json:"image,omitempty"`
-	Decision  *auditDecision   `json:"decision,omitempty"`
-	Result    *auditResult     `json:"result,omitempty"`
+	Decision  *record.Decision `json:"decision,omitempty"`
+	Result    *record.Result   `json:"result,omitempty"`
 	Count     uint64           `json:"count,omitempty"`
 }
 
@@ -96,32 +97,16 @@ type auditRequest struct {
 	ID string `json:"id"`
 }
 
-type auditDecision struct {
-	ID          string `json:"id"`
-	Allow       bool   `json:"allow"`
-	Rule        string `json:"rule,omitempty"`
-	Message     string `json:"message,omitempty"`
-	Field       string `json:"field,omitempty"`
-	Revision    string `json:"revision,omitempty"`
-	InputSHA256 string `json:"input_sha256,omitempty"`
-}
-
-type auditResult struct {
-	Code       string `json:"code"`
-	Message    string `json:"message,omitempty"`
-	DurationUS int64  `json:"duration_us"`
-}
-
 func (s *Server) record(ctx context.Context, stage gate.Stage, method string, class gate.Class, f facts.Facts,
 	d gate.Decision, result error, took time.Duration, async bool) error {
 	r := auditRecord{
 		Kind: "cri", Method: method, Class: class.String(), Request: auditRequest{f.RequestID},
 		Caller: f.Caller, Pod: f.Pod, Container: f.Container, Image: f.Image,
-		Decision: &auditDecision{d.ID, d.Allow, d.Rule, d.Message, d.Field, d.Revision, d.InputSHA256},
+		Decision: &record.Decision{ID: d.ID, Allow: d.Allow, Rule: d.Rule, Message: d.Message, Field: d.Field, Revision: d.Revision, InputSHA256: d.InputSHA256},
 	}
 	if stage == gate.StageComplete {
 		st := status.Convert(result)
-		r.Result = &auditResult{st.Code().String(), clip(st.Message(), 1024), took.Microseconds()}
+		r.Result = &record.Result{Code: st.Code().String(), Message: clip(st.Message(), 1024), DurationUS: took.Microseconds()}
 	}
 	b, err := json.Marshal(r)
 	if err != nil {

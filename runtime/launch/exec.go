@@ -18,15 +18,8 @@ func (o *operation) exec() error {
 	if o.Exec == nil || len(o.Exec.Args) == 0 || o.Exec.Args[0] == "" {
 		return errors.New("nothing to run")
 	}
-	c, err := libcontainer.Load(o.StateDir, o.ID)
-	if errors.Is(err, libcontainer.ErrNotExist) {
-		o.result.Exited = true
-		return errors.New("container is not there")
-	}
+	c, err := o.container()
 	if err != nil {
-		return err
-	}
-	if err := o.running(c); err != nil {
 		return err
 	}
 	saved, err := loadProcess(c.Config().Labels)
@@ -46,6 +39,19 @@ func (o *operation) exec() error {
 	}
 	o.result.PID, err = p.Pid()
 	return err
+}
+
+// container loads the container, which must be there and run.
+func (o *operation) container() (*libcontainer.Container, error) {
+	c, err := libcontainer.Load(o.StateDir, o.ID)
+	if errors.Is(err, libcontainer.ErrNotExist) {
+		o.result.Exited = true
+		return nil, errors.New("container is not there")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, o.running(c)
 }
 
 // running reports that the container has gone as what it is, because the client

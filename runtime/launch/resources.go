@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/cgroups"
-	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 
 	"github.com/postern-cri/postern/privsep/plan"
@@ -140,15 +139,8 @@ func (o *operation) update() error {
 	if o.Resources == nil {
 		return errors.New("no resources")
 	}
-	c, err := libcontainer.Load(o.StateDir, o.ID)
-	if errors.Is(err, libcontainer.ErrNotExist) {
-		o.result.Exited = true
-		return errors.New("container is not there")
-	}
+	c, err := o.container()
 	if err != nil {
-		return err
-	}
-	if err := o.running(c); err != nil {
 		return err
 	}
 	cfg := c.Config()

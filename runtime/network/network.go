@@ -22,6 +22,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/postern-cri/postern/privsep/spec"
 )
 
 // The descriptors that the process is started with.
@@ -40,38 +42,18 @@ const (
 	undoTimeout = 15 * time.Second
 )
 
-// Op is an operation.
-type Op string
-
 // Operations.
 const (
-	Add    Op = "add"
-	Del    Op = "del"
-	Status Op = "status"
+	Add    = "add"
+	Del    = "del"
+	Status = "status"
 )
 
-// Request is one operation. Paths come from postern-helper; name, namespace and
-// uid are the front end's claims.
-type Request struct {
-	Op        Op       `json:"op"`
-	Pod       string   `json:"pod"`
-	NetNS     string   `json:"netns"`
-	ConfDir   string   `json:"conf_dir"`
-	BinDirs   []string `json:"bin_dirs"`
-	Name      string   `json:"name"`
-	Namespace string   `json:"namespace"`
-	UID       string   `json:"uid"`
-	Ports     []Port   `json:"ports"`
-	CacheDir  string   `json:"cache_dir"`
-}
+// Request is one operation.
+type Request spec.Network
 
 // Port is one host port of the pod.
-type Port struct {
-	Protocol      string `json:"protocol"`
-	ContainerPort uint16 `json:"container_port"`
-	HostPort      uint16 `json:"host_port"`
-	HostIP        string `json:"host_ip"`
-}
+type Port = spec.NetworkPort
 
 // Main reads the request, does it and writes the answer: lines "ip <literal>",
 // then "ok" or "error <text>". It returns the exit status, 0 whenever an answer

@@ -94,7 +94,7 @@ func (n *node) bridge() {
 {"type":"portmap","capabilities":{"portMappings":true},"snat":true}]}`)
 }
 
-func (n *node) request(op network.Op, ns string) *network.Request {
+func (n *node) request(op string, ns string) *network.Request {
 	n.requests++
 	return &network.Request{Op: op, Pod: "0123abcd", NetNS: ns, ConfDir: n.confDir, BinDirs: n.binDirs, Name: "web-0", Namespace: "default",
 		UID: "5c1d-42", CacheDir: filepath.Join(n.dir, "cache"),
@@ -373,10 +373,10 @@ func TestTimings(t *testing.T) {
 			n.conf("10-bridge.conflist", `{"cniVersion":"1.0.0","name":"test","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,
  "ipam":{"type":"host-local","dataDir":"`+n.dir+`/ipam","subnet":"10.201.0.0/24"}}]}`)
 		}
-		times := map[network.Op][]time.Duration{}
+		times := map[string][]time.Duration{}
 		for i := range 20 {
 			pod := n.namespace(fmt.Sprintf("pod%d", i))
-			for _, op := range []network.Op{network.Status, network.Add, network.Del} {
+			for _, op := range []string{network.Status, network.Add, network.Del} {
 				r := n.request(op, pod)
 				if kind != "host ports" {
 					r.Ports = nil
