@@ -105,6 +105,44 @@ on web rm -f /work/sick
 step 60 recovers shows '^  tick restarts=[1-9][0-9]* running' pods
 step 10 previous-log shows '^tick 1$' "$ctl" logs $pod tick previous
 
+# Pods of other shapes.
+shapes=(once hungry crash volumes chatty mapped); [ "$profile" = baseline ] || shapes+=(system)
+for p in "${shapes[@]}"; do place "$p"; done
+step 60 volumes-running shows 'pod default/volumes-penned Running ready' pods
+reader() { "$ctl" exec default/volumes-penned reader "$@"; }
+step 10 volume-subpath equals 'from aside' reader cat /part/file
+step 10 volume-downward shows 'colour="blue"' reader cat /about/labels
+step 10 volume-downward-subpath shows 'colour="blue"' reader cat /one
+step 10 volume-image equals signed reader cat /files/etc/image
+step 10 volume-image-read-only shows 'Read-only' reader touch /files/x
+step 10 rootfs-read-only shows 'Read-only' reader touch /x
+step 10 user-and-groups equals '1000 1000 1000 2000 3000' reader sh -c 'echo $(id -u) $(id -g) $(id -G)'
+step 10 host-aliases shows '^10.1.2.3.*alias.example' reader cat /etc/hosts
+step 10 dns-config shows 'search.*search.example' reader cat /etc/resolv.conf
+step 30 ended-phase shows 'pod default/once-penned Failed' pods
+step 10 ended-message shows '^  said .*exited=3 Error the reason' pods
+step 10 ended-message-of-log shows '^  logged .*exited=4 Error the last words' pods
+step 10 ended-well shows '^  done .*exited=0 Completed' pods
+step 30 ended-oom shows '^  eater .*exited=137 OOMKilled' pods
+step 30 crash-loop shows '^  exits restarts=[1-9].* (waiting CrashLoopBackOff|exited=1)' pods
+step 30 program-missing shows '^  missing .*(no such file|not found)' pods
+step 40 user-namespace-running shows 'pod default/mapped-penned Running ready' pods
+step 10 user-namespace-map lacks '^ *0 +0 ' "$ctl" exec default/mapped-penned root cat /proc/self/uid_map
+step 10 user-namespace-volume shows '^0 0$' "$ctl" exec default/mapped-penned root stat -c '%u %g' /work/file
+if [ "$profile" != baseline ]; then
+  step 40 system-running shows 'pod kube-system/system-penned Running ready' pods
+  step 10 system-host-pid shows 'tools/kubelet' "$ctl" exec kube-system/system-penned agent ps
+  step 10 system-host-path equals "$(head -n 1 /etc/passwd)" "$ctl" exec kube-system/system-penned agent head -n 1 /host-etc/passwd
+  step 10 system-propagation grep -q ' /run/made/by/kubelet/m ' /proc/mounts
+  step 10 system-privileged shows "$(sed -n 's/^CapBnd:\t/CapEff:.*/p' /proc/self/status)" "$ctl" exec kube-system/system-penned agent grep CapEff /proc/self/status
+fi
+# Every line once, whatever the kubelet rotated and packed meanwhile.
+whole() { local n; n=$(for f in /var/log/pods/default_chatty-penned_*/talker/*; do zcat -f "$f"; done | awk '$4 == "line" { all++; if (!seen[$5]++) one++ } END { print all + 0, one + 0 }'); equals '60000 60000' echo "$n"; }
+rotated() { local n; n=$(ls /var/log/pods/default_chatty-penned_*/talker | wc -l); [ "$n" -gt 2 ] || { echo "$n files"; return 1; }; }
+step 60 log-rotated rotated
+step 60 log-rotated-whole whole
+for p in "${shapes[@]}"; do rm "manifests/$p.yaml"; done
+
 # What runs must not notice that something beneath it starts again.
 web=$(c ps -q --name web) tick=$(c ps -q --name tick)
 same() { equals "$web $tick" eval 'echo "$(c ps -q --name web) $(c ps -q --name tick)"'; }
@@ -139,11 +177,13 @@ fi
 
 rm manifests/life.yaml
 step 40 pod-gone lacks "$pod" pods
-step 40 containers-gone equals '' c ps -aq
+step 60 containers-gone equals '' c ps -aq
 none_left() { [ -z "$(ls -A /var/lib/kubelet/pods)" ]; }
 step 90 volumes-gone none_left
 step 120 sandboxes-gone equals '' c pods -q
+no_logs() { [ -z "$(ls -A /var/log/pods)" ]; }
 no_cgroup() { local l; l=$(find /sys/fs/cgroup -type d -path '*kubepods*/*pod*' | head -n 3); [ -z "$l" ] || { echo "$l"; return 1; }; }
+step 30 logs-gone no_logs
 step 30 cgroups-gone no_cgroup
 end "$kpid"; end "$uppid"
 no_mount() { ! grep "$t/p/" /proc/self/mountinfo; }

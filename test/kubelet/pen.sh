@@ -47,7 +47,7 @@ mount -t tmpfs -o mode=755 tmpfs /run; mkdir /run/lock
 for d in /var/lib/kubelet /var/log/pods /var/log/containers; do # on a disk: the kubelet looks for its file system
   mkdir -p "$d" "$PEN/own$d"; mount --bind "$PEN/own$d" "$d"; mount --make-rshared "$d"
 done
-mkdir "$PEN/sysctl"
+mkdir "$PEN/sysctl" "$PEN/proc"; mount -t proc proc "$PEN/proc" # one that is whole: else the kernel lets no user namespace mount its own
 while read -r name value; do
   echo "$value" > "$PEN/sysctl/${name##*/}"; mount --bind "$PEN/sysctl/${name##*/}" "/proc/sys/$name"
 done <<'S'
