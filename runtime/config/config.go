@@ -91,7 +91,7 @@ type Trust struct {
 
 // Kernel says what a kernel must have.
 type Kernel struct {
-	Landlock string `toml:"landlock"` // "required", or "optional" where the node's kernel has none
+	Landlock string `toml:"landlock"` // "required", or "optional": up and check warn, and do not refuse, where the kernel has none
 }
 
 // Profiles are the names that profile takes.
