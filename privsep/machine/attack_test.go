@@ -80,3 +80,21 @@ func TestMember(t *testing.T) {
 		t.Errorf("cgroup %q", own)
 	}
 }
+
+// What a container may write of its pod's files is bounded: they are beneath the
+// node's /run otherwise, which its root could fill.
+func TestPodFilesAreBounded(t *testing.T) {
+	r := newRig(t)
+	in, out := r.pod(1, plan.NamespaceContainer)
+	ci, co := r.ctr(2, in, out, "busybox dd if=/dev/zero of=/etc/resolv.conf bs=65536 count=64 2>/dev/null && echo filled || echo bounded", func(p *plan.Plan) {
+		p.Mounts = []plan.Mount{{From: plan.Place{Root: plan.RootPodFile, Name: "resolv.conf"}, To: "/etc/resolv.conf", Propagation: plan.Private}}
+	})
+	r.must(r.m.CtrStart(ci.ID, co.Proc))
+	if s := r.output(ci.ID); s != "bounded\n" {
+		t.Errorf("4 MiB in resolv.conf: %q", s)
+	}
+	r.gone(co.Proc)
+	r.must(r.m.CtrDelete(ci.ID, co))
+	r.must(r.m.PodDelete(in, out))
+	r.must(r.m.NetworkDelete(helper.PodIn{ID: in.ID, Plan: in.Plan}))
+}

@@ -266,7 +266,7 @@ func (m *Machine) source(in helper.CtrIn, pm *plan.Mount, at string) (int, error
 			return -1, err
 		}
 	case plan.RootPodFile:
-		dir, from.Rel = m.box("pod", in.PodID), from.Name
+		dir, from.Rel = m.box("pod", in.PodID, podEtc), from.Name
 	case plan.RootPodShm:
 		if dir = m.box("pod", in.PodID, "shm"); in.Pod.IPC == plan.NamespaceNode {
 			dir = "/dev/shm"
