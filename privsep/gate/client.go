@@ -175,7 +175,7 @@ func (a *Audit) Commit(ctx context.Context, stage Stage, payload []byte, async b
 		return 0, fmt.Errorf("committing to auditd: %w", err)
 	}
 	if !done.ok {
-		return 0, fmt.Errorf("auditd refused the record: %s", done.problem)
+		return 0, fmt.Errorf("auditd refused the record: %q", done.problem) // its words, in one line of ours
 	}
 	return done.seq, nil
 }

@@ -150,7 +150,7 @@ func TestCommit(t *testing.T) {
 		t.Error("a record of an unknown stage was committed")
 	}
 	_, err := a.Commit(context.Background(), StageDecision, []byte("full"), false)
-	if err == nil || !strings.Contains(err.Error(), "auditd refused the record: xü") || !utf8.ValidString(err.Error()) {
+	if err == nil || !strings.Contains(err.Error(), "auditd refused the record: \"xü") || !utf8.ValidString(err.Error()) {
 		t.Errorf("a refused record: %v", err)
 	}
 }

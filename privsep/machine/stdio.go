@@ -207,7 +207,7 @@ func (m *Machine) tellLog(r logRequest, fds ...int) error {
 		time.Sleep(100 * time.Millisecond)
 	}
 	if err == nil && !answer.OK && !(r.Op == "add" && answer.Error == "container is known already") {
-		err = errors.New(answer.Error)
+		err = fmt.Errorf("it says %q", answer.Error)
 	}
 	if err != nil {
 		return fmt.Errorf("log process: %s: %w", r.Op, err)
