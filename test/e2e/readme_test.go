@@ -94,6 +94,9 @@ func TestReadme(t *testing.T) {
 	ended := make(chan struct{})
 	go func() { up.Wait(); close(ended) }()
 	defer func() {
+		if out, err := bash(second[0] + "\ncrictl rmp -fa").CombinedOutput(); err != nil {
+			t.Errorf("removing what is left: %v: %s", err, out)
+		}
 		syscall.Kill(-up.Process.Pid, syscall.SIGTERM)
 		select {
 		case <-ended:
