@@ -69,7 +69,7 @@ func className(class plan.Class) string {
 }
 
 const (
-	uidLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-."
+	uidLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
 	maxCgroup  = 512 // bytes; with a handle after it, it has to fit into an answer
 )
 
@@ -95,7 +95,7 @@ func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
 	if p.UID == "" || strings.Trim(p.UID, uidLetters) != "" {
 		// Names on the node are made of it. With an underscore in it, the end of
 		// one pod's log directory could be another's uid.
-		return deny("CEIL-UID", "uid", "send the pod's uid: letters, digits, '-' and '.'", "the uid %q of a pod names its volumes and logs", p.UID)
+		return deny("CEIL-UID", "uid", "send the pod's uid: letters, digits and '-'", "the uid %q of a pod names its volumes and logs", p.UID)
 	}
 	if dir, _, ok := c.Root(p.CgroupParent); ok && (len(dir)+len(p.CgroupParent.Rel) > maxCgroup || strings.ContainsFunc(p.CgroupParent.Rel, unprintable)) {
 		return deny("CEIL-CGROUP", "cgroup_parent", "name it as the kubelet does", "a cgroup parent that is too long, or holds a control character")

@@ -98,9 +98,15 @@ func (m *Machine) cgroupDir(cgroup string) string {
 // maxEntries bounds a walk over a writable layer.
 const maxEntries = 2_000_000
 
+// walks are those under way: each holds an fd for every level of a tree that is
+// the container's to make.
+var walks = make(chan struct{}, 4)
+
 // CtrUsage counts the writable layer. It walks by fds and never follows a link:
 // the tree is the container's.
 func (m *Machine) CtrUsage(id string) (bytes, inodes uint64, err error) {
+	walks <- struct{}{}
+	defer func() { <-walks }()
 	dir, err := os.OpenFile(m.state("ctr", id, "upper"), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return 0, 0, err
