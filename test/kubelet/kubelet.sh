@@ -3,12 +3,16 @@
 # logs, exec, attach, port-forward, stats), then the kubelet, Postern and each daemon started again beneath it, then its end.
 # With baseline all images must be signed, and pods that Postern refuses are tried too.
 # A line per step, "ok NAME SECONDS" or "FAIL NAME: what was seen"; the exit status is the number of failures.
-# Everything happens in pen.sh. KEEP=1 keeps its directory. SLOW=n multiplies the time limits.
+# Everything happens in pen.sh. KEEP=1 keeps its directory. SLOW=n multiplies the time limits. FEATURES is what else stands in the
+# kubelet's featureGates, such as "EventedPLEG: true".
 set -euo pipefail
 cd "$(dirname "$0")/../.."; here=$PWD/test/kubelet bin=${POSTERN_BIN:-$PWD/bin}; crictl=$bin/tools/crictl ctl=$bin/test/kubeletctl
 if [ "${1:-}" != --inside ]; then
   PEN=$(mktemp -d /tmp/postern-kubelet.XXXXXX); chmod 711 "$PEN"; export PEN
-  status=0; "$here/pen.sh" "$here/kubelet.sh" --inside "${1:-conformance}" || status=$?
+  "$here/pen.sh" "$here/kubelet.sh" --inside "${1:-conformance}" & pen=$!
+  trap 'kill -TERM "$pen"' INT TERM
+  status=0; wait "$pen" || status=$?
+  while kill -0 "$pen" 2>/dev/null; do wait "$pen" || true; done # a signal ends the first wait early
   if [ -n "${KEEP:-}" ]; then echo "kept: $PEN"; else rm -rf --one-file-system "$PEN"; fi
   exit "$status"
 fi
@@ -26,7 +30,7 @@ step() {
 }
 shows() { local want=$1 got; shift; got=$("$@" 2>&1); grep -qE -- "$want" <<<"$got" || { echo "wanted /$want/, got: $(tail -c 500 <<<"$got")"; return 1; }; }
 lacks() { local not=$1 got; shift; got=$("$@" 2>&1); ! grep -qE -- "$not" <<<"$got" || { echo "still: $(grep -E -- "$not" <<<"$got")"; return 1; }; }
-equals() { local want=$1 got; shift; got=$("$@" 2>&1); [ "$got" = "$want" ] || { echo "wanted $want, got: $got"; return 1; }; }
+equals() { local want=$1 got; shift; got=$("$@" 2>&1) && [ "$got" = "$want" ] || { echo "wanted $want, got: $got"; return 1; }; }
 ends() { local want=$1 got=0; shift; "$@" || got=$?; [ "$got" = "$want" ] || { echo "exit status $got, wanted $want"; return 1; }; }
 c() { "$crictl" -c "$t/crictl.yaml" "$@" 2>/dev/null; }
 pods() { "$ctl" pods; }
@@ -62,7 +66,7 @@ if [ "$profile" = baseline ]; then
   mkdir -p p/etc/trust.d; cp registry/demo.pub p/etc/trust.d/
   printf 'default = "reject"\n[authorities.demo]\nkeys = ["trust.d/demo.pub"]\n[[rules]]\nscope = ["%s/**"]\nthreshold = { of = ["demo"], need = 1 }\n' "$reg" > p/etc/trust.toml
 fi
-sed "s|@CRI@|$cri|; s|@DIR@|$t|; s|@CRISTATS@|${CRISTATS:-true}|" "$here/kubelet.yaml" > kubelet.yaml
+sed "s|@CRI@|$cri|; s|@DIR@|$t|; s|@FEATURES@|${FEATURES:+, $FEATURES}|" "$here/kubelet.yaml" > kubelet.yaml
 
 up
 step 30 postern-answers c version || give_up
@@ -177,7 +181,7 @@ fi
 
 rm manifests/life.yaml
 step 40 pod-gone lacks "$pod" pods
-step 60 containers-gone equals '' c ps -aq
+step 120 containers-gone equals '' c ps -aq
 none_left() { [ -z "$(ls -A /var/lib/kubelet/pods)" ]; }
 step 90 volumes-gone none_left
 step 120 sandboxes-gone equals '' c pods -q
