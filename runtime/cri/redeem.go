@@ -18,28 +18,12 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// redeemRequest comes from the streaming server when a client has arrived.
-type redeemRequest struct {
-	Op    string  `json:"op"`
-	Grant string  `json:"grant,omitempty"`
-	Ports []int32 `json:"ports,omitempty"`
-	Port  int32   `json:"port,omitempty"`
-}
-
-type redeemAnswer struct {
-	OK    bool     `json:"ok"`
-	Error string   `json:"error,omitempty"`
-	Names []string `json:"names,omitempty"`
-}
-
-type exitMessage struct {
-	Exit exitBody `json:"exit"`
-}
-
-type exitBody struct {
-	Code  int32  `json:"code"`
-	Error string `json:"error,omitempty"`
-}
+type (
+	redeemRequest = ipc.RedeemRequest
+	redeemAnswer  = ipc.RedeemAnswer
+	exitMessage   = ipc.ExitMessage
+	exitBody      = ipc.Exit
+)
 
 // maxSessions bounds the streaming sessions at a time.
 const maxSessions = 512
@@ -127,7 +111,7 @@ func (s *Server) execSession(c *ipc.Conn, g *grant) error {
 	}()
 	select {
 	case e := <-ended:
-		return c.Send(exitMessage{exitBody{Code: e.Code}})
+		return c.Send(exitMessage{Exit: exitBody{Code: e.Code}})
 	case <-gone:
 		return nil
 	}

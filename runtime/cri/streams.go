@@ -16,23 +16,10 @@ import (
 // mintTimeout covers a streaming server that must be started first.
 const mintTimeout = 10 * time.Second
 
-// mintRequest asks the streaming server for a URL.
-type mintRequest struct {
-	Op     string  `json:"op"`
-	Grant  string  `json:"grant"`
-	Kind   string  `json:"kind"`
-	TTY    bool    `json:"tty"`
-	Stdin  bool    `json:"stdin"`
-	Stdout bool    `json:"stdout"`
-	Stderr bool    `json:"stderr"`
-	Ports  []int32 `json:"ports"`
-}
-
-type mintAnswer struct {
-	OK    bool   `json:"ok"`
-	Error string `json:"error,omitempty"`
-	URL   string `json:"url,omitempty"`
-}
+type (
+	mintRequest = ipc.MintRequest
+	mintAnswer  = ipc.MintAnswer
+)
 
 func (s *Server) mint(g *grant) (string, error) {
 	id := s.grants.add(g)

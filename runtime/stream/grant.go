@@ -18,25 +18,11 @@ const (
 	maxFDs     = 4
 )
 
-type redeemRequest struct {
-	Op    string `json:"op"`
-	Grant string `json:"grant,omitempty"`
-	Port  int32  `json:"port,omitempty"`
-}
-
-type redeemAnswer struct {
-	OK    bool     `json:"ok"`
-	Error string   `json:"error,omitempty"`
-	Names []string `json:"names,omitempty"`
-}
-
-// exitMessage is how the front end reports a command's exit.
-type exitMessage struct {
-	Exit struct {
-		Code  int32  `json:"code"`
-		Error string `json:"error,omitempty"`
-	} `json:"exit"`
-}
+type (
+	redeemRequest = ipc.RedeemRequest
+	redeemAnswer  = ipc.RedeemAnswer
+	exitMessage   = ipc.ExitMessage
+)
 
 // granted is a redeemed grant. As long as it is open the front end knows that
 // the client is there.

@@ -102,23 +102,10 @@ func (s *Server) Serve() error {
 	}
 }
 
-// mintRequest asks for a URL.
-type mintRequest struct {
-	Op     string  `json:"op"` // "mint"
-	Grant  string  `json:"grant"`
-	Kind   kind    `json:"kind"`
-	TTY    bool    `json:"tty"`
-	Stdin  bool    `json:"stdin"`
-	Stdout bool    `json:"stdout"`
-	Stderr bool    `json:"stderr"`
-	Ports  []int32 `json:"ports"`
-}
-
-type mintAnswer struct {
-	OK    bool   `json:"ok"`
-	Error string `json:"error,omitempty"`
-	URL   string `json:"url,omitempty"`
-}
+type (
+	mintRequest = ipc.MintRequest
+	mintAnswer  = ipc.MintAnswer
+)
 
 // control serves one connection of the front end, which sends its request at
 // once: it is the one peer, and waiting for it holds up nobody else.

@@ -18,7 +18,7 @@ const (
 )
 
 // kind is what a session does. It is the first part of its URL's path.
-type kind string
+type kind = string
 
 const (
 	kindExec    kind = "exec"
