@@ -83,10 +83,16 @@ func New(o Options) (*Machine, error) {
 }
 
 // high moves f to a number that no fd of a program we start has: it is the path
-// that this program is executed by.
+// that this program is executed by. Between fork and exec the library moves fds to
+// the numbers just above the highest one that the program gets; so the number is
+// far above what is ever open at a time.
 func high(f *os.File) (*os.File, error) {
 	defer f.Close()
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 64)
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return nil, err
+	}
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, int(min(l.Cur-min(l.Cur, 64), 1000)))
 	if err != nil {
 		return nil, fmt.Errorf("duplicating an fd: %w", err)
 	}
