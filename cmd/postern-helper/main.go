@@ -71,7 +71,11 @@ func run(l layout.Layout) error {
 	if err != nil {
 		return fmt.Errorf("the boundary's socket (fd %d): %w", listenFD, err)
 	}
-	m, err := machine.New(machine.Options{Layout: l, Users: users, Ceiling: c, Keeper: keeper.NewClient(init), Bin: filepath.Dir(exe)})
+	keep := keeper.NewClient(init)
+	// Without init no container can be made, and none removed: a fresh start finds
+	// everything again.
+	keep.Broken = func(err error) { log.Fatalln("postern-helper:", err) }
+	m, err := machine.New(machine.Options{Layout: l, Users: users, Ceiling: c, Keeper: keep, Bin: filepath.Dir(exe)})
 	if err != nil {
 		return err
 	}

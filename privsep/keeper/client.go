@@ -24,6 +24,10 @@ type Client struct {
 	mu     sync.Mutex // one request at a time: answers carry no number
 	conn   Conn
 	broken error // after a lost answer the next one cannot be told from it
+
+	// Broken is called, if it is set, when the channel broke: nothing that needs
+	// init works any more, until init starts this process anew.
+	Broken func(error)
 }
 
 // NewClient returns a client on the channel that init handed over.
@@ -82,6 +86,9 @@ func (c *Client) call(r Request, fds ...int) error {
 	status, err := c.exchange(b, fds)
 	if err != nil {
 		c.broken = fmt.Errorf("keeper: the channel to init is broken: %w", err)
+		if c.Broken != nil {
+			c.Broken(c.broken)
+		}
 		return c.broken
 	}
 	if status != OK {
