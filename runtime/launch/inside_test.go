@@ -125,7 +125,7 @@ func TestUnconfinedAndPrivileged(t *testing.T) {
 	l.Plan.Privileged, l.Plan.NoNewPrivs = true, false
 	l.Plan.CapsBounding = capability.All
 	l.Plan.MaskedPaths, l.Plan.ReadOnlyPaths = nil, nil
-	l.Plan.Seccomp.Kind = plan.ProfileUnconfined
+	l.Plan.Seccomp.Kind, l.Plan.AppArmor.Kind = plan.ProfileUnconfined, plan.ProfileUnconfined
 	out, _, r := m.run(l)
 	ours, _ := capability.Bounding()
 	if got := field(out, "CapEff"); got != fmt.Sprintf("%016x", ours&capability.All) {

@@ -77,13 +77,13 @@ func TestTerminal(t *testing.T) {
 		}
 		return os.NewFile(uintptr(fds[0]), "master"), r
 	}
-	read := func(f *os.File) string {
+	read := func(f *os.File, until string) string {
 		var all []byte
 		b := make([]byte, 4096)
 		for {
 			n, err := f.Read(b)
 			all = append(all, b[:n]...)
-			if err != nil {
+			if err != nil || strings.Contains(string(all), until) {
 				return string(all)
 			}
 		}
@@ -98,16 +98,17 @@ func TestTerminal(t *testing.T) {
 		return m.do(&spec.Launch{Op: spec.Exec, ID: l.ID, StateDir: l.StateDir,
 			Exec: &plan.ExecPlan{TTY: true, Args: []string{"sh", "-c", "tty; echo term $TERM; exit 4"}}}, nil, []*os.File{c})
 	})
-	if out := read(em); !strings.Contains(out, "/dev/pts/") || !strings.Contains(out, "term xterm") {
+	if out := read(em, "term xterm"); !strings.Contains(out, "/dev/pts/") || !strings.Contains(out, "term xterm") {
 		t.Errorf("exec: %q", out)
 	}
 	if ws := m.reap(er.PID); ws.ExitStatus() != 4 {
 		t.Errorf("exec: status %v", ws)
 	}
-	m.kill(r.PID)
-	if out := read(master); !strings.Contains(out, "/dev/pts/0") || !strings.Contains(out, "character special file:88") {
+	const device = "character special file:88"
+	if out := read(master, device); !strings.Contains(out, "/dev/pts/0") || !strings.Contains(out, device) {
 		t.Errorf("container: %q", out)
 	}
+	m.kill(r.PID)
 }
 
 func read(t *testing.T, name string) string {

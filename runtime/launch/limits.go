@@ -54,13 +54,29 @@ func (o *operation) rlimits(cfg *configs.Config) error {
 		if err := unix.Prlimit(0, number, nil, &now); err != nil {
 			return fmt.Errorf("%s: %w", l.Name, err)
 		}
-		if hard > now.Max && !mayRaise() {
-			o.note("rlimit %s: lowered from %d to %d, this machine does not permit more", l.Name, hard, now.Max)
-			hard, soft = now.Max, min(soft, now.Max)
+		if most := highest(l.Name, now.Max); hard > most {
+			o.note("rlimit %s: lowered from %d to %d, this machine does not permit more", l.Name, hard, most)
+			hard, soft = most, min(soft, most)
 		}
 		cfg.Rlimits = append(cfg.Rlimits, configs.Rlimit{Type: number, Soft: soft, Hard: hard})
 	}
 	return nil
+}
+
+// highest is the most that a hard limit can be. Open files have an end for
+// everybody, fs.nr_open.
+func highest(name string, now uint64) uint64 {
+	if !mayRaise() {
+		return now
+	}
+	if name == "nofile" {
+		if b, err := os.ReadFile("/proc/sys/fs/nr_open"); err == nil {
+			if n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err == nil {
+				return max(now, n)
+			}
+		}
+	}
+	return unix.RLIM_INFINITY
 }
 
 func mayRaise() bool {

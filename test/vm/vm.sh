@@ -37,7 +37,7 @@ done
 cp "$(dirname "$0")/init.sh" "$t/ird/init"; chmod 755 "$t/ird/init"
 { for v in PATH HOME POSTERN_SLOW ${!POSTERN_@}; do [ -z "${!v:-}" ] || printf 'export %s=%q\n' "$v" "${!v}"; done
   printf 'vm=%q repo=%q\n' "$vm" "$repo"; cat "$(dirname "$0")/guest.sh"
-  printf 'cd %q\n' "$PWD"; printf '%q ' "$@"; printf '\necho $? > /dev/ttyS1\nsync; echo o > /proc/sysrq-trigger; sleep 60\n'; } > "$t/ird/guest.sh"
+  printf 'cd %q\n' "$PWD"; printf '%q ' "$@"; printf '\necho $? > /dev/ttyS1\nsync; echo o > /proc/sysrq-trigger; while :; do :; done\n'; } > "$t/ird/guest.sh"
 (cd "$t/ird" && find . | cpio -o -H newc --quiet | gzip -1) > "$t/ird.gz"
 
 # The exit status comes by a serial line of its own, so that no output can be taken for it.
