@@ -86,12 +86,20 @@ func fetchRole(l layout.Layout, users layout.Users) error {
 	if err != nil {
 		return err
 	}
-	if err := confine.Enter(confine.Fetch, users.Fetch, confine.Options{KeepFDs: 1, Landlock: fetch.Landlock(l, cfg.Image.RegistriesConf, cfg.Image.AuthFile)}); err != nil {
+	credentials, err := fetch.ReadAuth(cfg.Image.AuthFile) // often for root's eyes only
+	if err != nil {
+		return err
+	}
+	if err := confine.Enter(confine.Fetch, users.Fetch, confine.Options{KeepFDs: 1, Landlock: fetch.Landlock(l, cfg.Image.RegistriesConf)}); err != nil {
+		return err
+	}
+	authFile, err := fetch.KeepAuth(l, credentials)
+	if err != nil {
 		return err
 	}
 	s, err := fetch.NewServer(fetch.Options{
 		Layout: l, Front: users.Front, ShortNames: cfg.Image.ShortNames, Pinned: cfg.Image.Pinned, Parallel: cfg.Image.MaxParallelLayers,
-		Paths:  fetch.Paths{RegistriesConf: cfg.Image.RegistriesConf, AuthFile: cfg.Image.AuthFile, None: l.FetchState() + "/none"},
+		Paths:  fetch.Paths{RegistriesConf: cfg.Image.RegistriesConf, AuthFile: authFile, None: l.FetchState() + "/none"},
 		Policy: gate.NewPolicy(l.PolicySocket()), Audit: gate.NewAudit(l.AuditSocket()),
 	})
 	if err != nil {

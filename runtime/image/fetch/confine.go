@@ -9,18 +9,16 @@ import (
 
 // Landlock lists what the role may open: its own state, and what names, trusts
 // and configures registries.
-func Landlock(l layout.Layout, registriesConf, authFile string) []confine.Rule {
+func Landlock(l layout.Layout, registriesConf string) []confine.Rule {
 	rules := []confine.Rule{{Path: l.FetchState(), Rights: confine.All}}
 	if registriesConf == "" {
 		registriesConf = DefaultRegistries
 	}
-	for _, p := range []string{registriesConf, registriesConf + ".d", authFile, os.DevNull,
+	for _, p := range []string{registriesConf, registriesConf + ".d", os.DevNull,
 		"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/ssl", "/etc/pki", "/etc/ca-certificates",
 		"/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/etc/containers/certs.d", "/etc/docker/certs.d",
 		"/usr/share/zoneinfo"} {
-		if p != "" {
-			rules = append(rules, confine.Rule{Path: p, Rights: confine.Read, Optional: true})
-		}
+		rules = append(rules, confine.Rule{Path: p, Rights: confine.Read, Optional: true})
 	}
 	for _, s := range []string{l.VerifySocket(), l.PolicySocket(), l.AuditSocket()} {
 		rules = append(rules, confine.Rule{Path: s, Rights: confine.Read | confine.Write, Optional: true})
