@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,17 @@ func (tr *tree) crictl(ctr, script string, terminal bool) (string, error) {
 		args = []string{"timeout", "-s", "KILL", "30", "script", "-qec", "bash -c '" + strings.ReplaceAll(script, "'", `'"'"'`) + "'", "/dev/null"}
 	}
 	cmd := exec.Command(args[0], args[1:]...)
+	if terminal {
+		// An end of input would be typed as ^D, which is a NUL where the terminal
+		// turns raw between that and its being read.
+		r, w, err := os.Pipe()
+		if err != nil {
+			tr.t.Fatal(err)
+		}
+		defer r.Close()
+		defer w.Close()
+		cmd.Stdin = r
+	}
 	cmd.WaitDelay = 5 * time.Second // what it leaves behind may hold the pipe
 	out, err := cmd.CombinedOutput()
 	return strings.ReplaceAll(string(out), "\r", ""), err
