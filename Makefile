@@ -3,6 +3,7 @@
 #   make check   format, vet, staticcheck, dependency closures, budgets, Rego tests
 #   make test    check, and every test       make fuzz    each fuzz target for FUZZTIME
 #   make bench   ratios against containerd   make clean   removes bin/
+#   make test-vm what touches the kernel, in an emulated machine with cgroup v2 and AppArmor
 #   make critest the upstream CRI validation suite, by SPDY and by WebSocket
 SHELL := /bin/bash
 GO ?= go
@@ -13,7 +14,7 @@ LAUNCH_TAGS := seccomp,netgo,osusergo,runc_nocriu
 STATIC := postern postern-init postern-helper posternd postern-streamd postern-logd postern-policyd postern-imaged postern-auditd postern-cni
 LDFLAGS := -s -w
 
-.PHONY: all build tools testbin demo test test-kubelet check critest fuzz bench clean deps-build deps-run vet staticcheck format
+.PHONY: all build tools testbin demo test test-kubelet test-vm check critest fuzz bench clean deps-build deps-run vet staticcheck format
 all: build
 
 deps-build:
@@ -59,6 +60,10 @@ bin/tools/kubelet: test/kubelet/go.mod
 test-kubelet: build deps-run tools testbin bin/tools/kubelet
 	cd test/kubelet && $(GO) build -o ../../bin/test/kubeletctl .
 	@for p in $(KUBELET_PROFILES); do test/kubelet/kubelet.sh $$p || exit 1; done
+
+# About half an hour: emulation is ten to twenty times slower than the machine.
+test-vm: build deps-run tools testbin
+	@test/vm/test.sh
 
 critest: build deps-run
 	@test/critest/critest.sh

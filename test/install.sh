@@ -9,14 +9,16 @@ declare -A why=(
   [iproute2]="network namespaces of the tests" [procps]="ps in the demo" [util-linux]="unshare, flock" [curl]="port-forward check of the demo"
   [nginx-light]="content of critest's images" [apache2-bin]="content of critest's images"
   [git]="module checks" [qemu-system-x86]="emulates a machine with cgroup v2 and AppArmor" [cpio]="packs its initial file system"
-  [kmod]="finds its kernel modules" [apparmor]="loads AppArmor profiles there")
+  [e2fsprogs]="makes its disk" [kmod]="finds its kernel modules" [apparmor]="loads AppArmor profiles there")
 declare -A group=(
   [build]="gcc libc6-dev pkg-config libseccomp-dev"
   [run]="containernetworking-plugins iptables busybox-static iproute2 procps util-linux curl"
-  [vm]="qemu-system-x86 busybox-static cpio kmod apparmor"
+  [vm]="qemu-system-x86 busybox-static cpio kmod e2fsprogs apparmor"
   [bench]="containernetworking-plugins iptables busybox-static iproute2 util-linux"
   [critest]="containernetworking-plugins iptables busybox-static iproute2 util-linux procps nginx-light apache2-bin"
   [fuzz]="")
+# Containers run under an AppArmor profile where there is AppArmor, and it has to be loaded.
+[ ! -e /sys/kernel/security/apparmor ] || group[run]+=" apparmor"
 missing=()
 for g in "$@"; do
   for p in ${group[$g]?unknown group $g}; do
