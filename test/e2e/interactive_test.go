@@ -93,7 +93,7 @@ func TestAttach(t *testing.T) {
 		if !strings.Contains(out, "got one") || !strings.Contains(out, "got two") {
 			t.Errorf("tty %v: %v: %q", tty, err, out)
 		}
-		tr.eventually(limit(5*time.Second), "the log has it", func() error {
+		tr.eventually(5*time.Second, "the log has it", func() error {
 			if l := strings.Join(tr.logLines(name, "c"), ","); !strings.Contains(l, "got two") {
 				return fmt.Errorf("log: %q", l)
 			}

@@ -117,7 +117,7 @@ func TestChurn(t *testing.T) {
 	lives("churn", 50)
 	t.Logf("50 pods in %v", time.Since(start).Round(time.Millisecond))
 
-	tr.eventually(limit(30*time.Second), "nothing is left of 50 pods", func() error {
+	tr.eventually(30*time.Second, "nothing is left of 50 pods", func() error {
 		after := tr.measure()
 		for name, b := range before {
 			a, ok := after[name]
@@ -161,13 +161,13 @@ func TestLongLog(t *testing.T) {
 	tr.pull()
 	const lines = 200000
 	_, ctr := tr.run("long", fmt.Sprintf("seq %d", lines))
-	tr.eventually(limit(60*time.Second), "the container ends", func() error {
+	tr.eventually(60*time.Second, "the container ends", func() error {
 		if s := tr.status(ctr); s.State != cri.ContainerState_CONTAINER_EXITED || s.ExitCode != 0 {
 			return fmt.Errorf("%v, exit code %d", s.State, s.ExitCode)
 		}
 		return nil
 	})
-	tr.eventually(limit(10*time.Second), "the log is written", func() error {
+	tr.eventually(10*time.Second, "the log is written", func() error {
 		if n := len(tr.logLines("long", "c")); n < lines {
 			return fmt.Errorf("%d lines", n)
 		}
@@ -199,7 +199,7 @@ func TestDeafContainer(t *testing.T) {
 	tr := startTree(t, "baseline", "")
 	tr.pull()
 	_, ctr := tr.run("deaf", "trap 'echo heard' TERM; echo ready; while :; do sleep 0.1; done")
-	tr.eventually(limit(5*time.Second), "it is ready", func() error {
+	tr.eventually(5*time.Second, "it is ready", func() error {
 		if l := tr.logLines("deaf", "c"); len(l) == 0 {
 			return fmt.Errorf("no log")
 		}

@@ -324,15 +324,6 @@ func (tr *tree) write(path, content string) {
 	}
 }
 
-func (tr *tree) read(path string) string {
-	tr.t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		tr.t.Fatal(err)
-	}
-	return string(b)
-}
-
 // audit returns the audit records as JSON objects.
 func (tr *tree) audit() []map[string]any {
 	tr.t.Helper()
