@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # test.sh [PACKAGE...]  The tests that touch the kernel, and the demo, in the emulated machine: cgroup v2 alone, AppArmor on.
-#   POSTERN_VERBOSE=1 says each test   LSM=selinux or none boots without AppArmor
+#   POSTERN_VERBOSE=1 says each test   POSTERN_RUN=REGEXP chooses tests   LSM=selinux or none boots without AppArmor
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 pkgs=("$@"); [ $# -gt 0 ] || pkgs=(privsep/confine privsep/mount privsep/netns privsep/machine privsep/tree runtime/launch runtime/stats runtime/node test/e2e demo)
@@ -12,6 +12,6 @@ exec test/vm/vm.sh -l "${LSM:-apparmor}" bash -c '
   bad=0; out=$PWD/'"$out"'
   for p in "$@"; do
     start=$SECONDS; echo "== $p"
-    if [ "$p" = demo ]; then test/demo/demo.sh; else (cd "$p" && "$out/${p//\//-}" -test.timeout 1h ${POSTERN_VERBOSE:+-test.v}); fi
+    if [ "$p" = demo ]; then test/demo/demo.sh; else (cd "$p" && "$out/${p//\//-}" -test.timeout 1h ${POSTERN_RUN:+-test.run "$POSTERN_RUN"} ${POSTERN_VERBOSE:+-test.v}); fi
     s=$?; [ $s = 0 ] || bad=1; echo "== $p: exit $s after $((SECONDS - start)) s"
   done; exit $bad' test "${pkgs[@]}"
