@@ -213,7 +213,7 @@ func TestFailureClosesAllButTeardown(t *testing.T) {
 			if j.Decision.Allow != allow || j.Decision.Rule != decision.RuleError || j.Err == nil {
 				t.Errorf("%s: %s: %+v", name, method, j)
 			}
-			if took := time.Since(start); took > 2*time.Second {
+			if took := time.Since(start); took > time.Minute {
 				t.Errorf("%s: %s took %s", name, method, took)
 			}
 			if len(j.Decision.ID) != 26 || len(j.Decision.InputSHA256) != 64 || j.Decision.Revision == "" {

@@ -13,15 +13,6 @@ import (
 	"github.com/postern-cri/postern/policy/decision"
 )
 
-// Deadline is the longest that one evaluation may take. It is some 200 times what
-// one takes; but the clock goes on while a starved node gives us no processor, so
-// an evaluation that ran out of time gets one more chance, of secondDeadline. A
-// rule that really runs away costs both and no more.
-const (
-	Deadline       = 50 * time.Millisecond
-	secondDeadline = 3 * Deadline
-)
-
 // errTimeout says that an evaluation ran out of time.
 var errTimeout = errors.New("the policy took too long")
 
@@ -30,11 +21,7 @@ var errShape = errors.New("the policy's answer is not a decision")
 
 // Eval asks the policy about a document. The clock that rules see is timeNS.
 func (p *Policy) Eval(ctx context.Context, in ast.Value, timeNS int64) (*decision.Result, error) {
-	r, err := p.eval(ctx, in, timeNS, Deadline, true)
-	if errors.Is(err, errTimeout) && ctx.Err() == nil {
-		r, err = p.eval(ctx, in, timeNS, secondDeadline, true)
-	}
-	return r, err
+	return p.eval(ctx, in, timeNS, Deadline, true)
 }
 
 func (p *Policy) eval(ctx context.Context, in ast.Value, timeNS int64, limit time.Duration, indexing bool) (res *decision.Result, err error) {
@@ -43,17 +30,15 @@ func (p *Policy) eval(ctx context.Context, in ast.Value, timeNS int64, limit tim
 			res, err = nil, fmt.Errorf("evaluating the policy: panic: %v", r)
 		}
 	}()
-	// The timer belongs to the runtime's own wheel: no goroutine waits for it.
 	cancel := topdown.NewCancel()
-	timer := time.AfterFunc(limit, cancel.Cancel)
-	defer timer.Stop()
+	defer setAlarm(limit, cancel.Cancel).stop()
 	rs, err := p.query.Eval(ctx,
 		opa.EvalParsedInput(in), opa.EvalTime(time.Unix(0, timeNS)), opa.EvalExternalCancel(cancel),
 		opa.EvalRuleIndexing(indexing),
 	)
 	if err != nil {
 		if topdown.IsCancel(err) {
-			return nil, fmt.Errorf("%w: more than %s", errTimeout, limit)
+			return nil, fmt.Errorf("%w: more than %s of processor time, or %s", errTimeout, limit, wallLimit)
 		}
 		return nil, fmt.Errorf("evaluating the policy: %w", err)
 	}
