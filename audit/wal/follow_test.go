@@ -64,7 +64,7 @@ func TestAsyncOutlivesFailure(t *testing.T) {
 	if _, err := l.Commit(says("kept"), true); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); contents(t, fs.crash(false))[1] != "kept"; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); contents(t, fs.crash(false))[1] != "kept"; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the record is not there after the disk came back")
 		}

@@ -126,7 +126,7 @@ func TestAsync(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for deadline := time.Now().Add(5 * time.Second); len(contents(t, fs.crash(false))) < 10; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(contents(t, fs.crash(false))) < 10; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("async records are not on disk after their delay")
 		}

@@ -166,7 +166,7 @@ func TestConfined(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cc.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	rt := cri.NewRuntimeServiceClient(cc)
 	v, err := rt.Version(ctx, &cri.VersionRequest{}, grpc.WaitForReady(true))

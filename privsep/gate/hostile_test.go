@@ -24,7 +24,7 @@ func raw(t *testing.T, path string, b []byte, fds ...int) error {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	if err := c.Send(b, fds...); err != nil {
 		return err
 	}

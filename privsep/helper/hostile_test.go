@@ -32,7 +32,7 @@ func (b *bench) peer(t *testing.T, greet bool) peer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	p := peer{t, c}
 	if greet {
 		if n, err := p.say(wire.Hello, &wire.HelloRequest{Version: wire.Version}); err != nil || n == 0 {

@@ -109,7 +109,7 @@ func TestRetryTeardown(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- b.h.Serve(l) }()
-	for end := time.Now().Add(20 * time.Second); !b.h.Idle(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !b.h.Idle(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the teardown was not tried again")
 		}

@@ -26,7 +26,7 @@ func pair(t *testing.T) (a, b *Conn) {
 	}
 	t.Cleanup(func() { a.Close(); b.Close() })
 	for _, c := range []*Conn{a, b} {
-		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.SetDeadline(time.Now().Add(time.Minute))
 	}
 	return a, b
 }

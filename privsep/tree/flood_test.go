@@ -61,7 +61,7 @@ func TestFrontThatDoesNotRead(t *testing.T) {
 	go func() { done <- cmd.Wait() }()
 	select {
 	case <-done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		t.Error("it still runs")
 		cmd.Process.Kill()
 	}

@@ -61,7 +61,7 @@ func (w *world) redeem(t *testing.T, grant string, port int32) (*ipc.Conn, redee
 	}
 	t.Cleanup(func() { c.Close() })
 	var a redeemAnswer
-	fds, err := c.Call(10*time.Second, redeemRequest{Op: "redeem", Grant: grant, Port: port}, &a, 4)
+	fds, err := c.Call(time.Minute, redeemRequest{Op: "redeem", Grant: grant, Port: port}, &a, 4)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +150,7 @@ func TestAttachEndOfInput(t *testing.T) {
 		if s != "hello" {
 			t.Errorf("%q", s)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the input has no end while the session lives")
 	}
 }
@@ -169,7 +169,7 @@ func TestForwardDenied(t *testing.T) {
 		t.Error(ans)
 	}
 	ans = redeemAnswer{}
-	if _, err := c.Call(time.Second, redeemRequest{Op: "redeem", Port: 81}, &ans, 4); err != nil || ans.OK {
+	if _, err := c.Call(time.Minute, redeemRequest{Op: "redeem", Port: 81}, &ans, 4); err != nil || ans.OK {
 		t.Error("a port that was not asked for:", ans, err)
 	}
 }

@@ -201,7 +201,7 @@ func (m *machine) remove(l *spec.Launch) spec.Result {
 func (m *machine) reap(pid int) unix.WaitStatus {
 	m.t.Helper()
 	var ws unix.WaitStatus
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		n, err := unix.Wait4(pid, &ws, unix.WNOHANG, nil)
 		if n == pid {
 			return ws
@@ -250,7 +250,7 @@ func pipes(t *testing.T) ([]*os.File, func() string) {
 	return []*os.File{in, w, os.NewFile(uintptr(w2), "stderr")}, func() string {
 		select {
 		case <-done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("output does not end")
 		}
 		return b.String()
@@ -299,14 +299,13 @@ func (m *machine) kill(pid int) {
 // executed waits until the container's command runs in place of the launcher.
 func (m *machine) executed(pid int) {
 	m.t.Helper()
-	for range 2000 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); strings.HasSuffix(exe, "/busybox") {
 			// The kernel sets the link first, and then what the new program is given.
 			if env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); len(env) > 0 {
 				return
 			}
 		}
-		time.Sleep(time.Millisecond)
 	}
 	m.t.Fatalf("%d does not execute its command", pid)
 }

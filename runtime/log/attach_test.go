@@ -40,7 +40,7 @@ func (a attached) close() {
 // expect reads want from f.
 func expect(t *testing.T, f *os.File, want string) {
 	t.Helper()
-	f.SetReadDeadline(time.Now().Add(10 * time.Second))
+	f.SetReadDeadline(time.Now().Add(time.Minute))
 	got := make([]byte, len(want))
 	n, err := io.ReadFull(f, got)
 	if err != nil || string(got) != want {
@@ -90,7 +90,7 @@ func TestStdinOnce(t *testing.T) {
 		a.close()
 	}()
 	// The end must be seen though init holds a duplicate: it is told to drop it.
-	b.stdin.SetReadDeadline(time.Now().Add(20 * time.Second))
+	b.stdin.SetReadDeadline(time.Now().Add(time.Minute))
 	got, err := io.ReadAll(b.stdin)
 	if err != nil || !bytes.Equal(got, big) {
 		t.Fatalf("%d bytes of %d, %v", len(got), len(big), err)
@@ -132,7 +132,7 @@ func TestSlowClient(t *testing.T) {
 	if n := <-read; n != lines*100 {
 		t.Errorf("the client that reads got %d bytes of %d", n, lines*100)
 	}
-	slow["control"].SetReadDeadline(time.Now().Add(10 * time.Second))
+	slow["control"].SetReadDeadline(time.Now().Add(time.Minute))
 	if n, err := slow["control"].Read(make([]byte, 1)); n != 0 || err != io.EOF {
 		t.Errorf("the slow one was not dropped: %d, %v", n, err)
 	}

@@ -161,7 +161,7 @@ func (k *keep) call(req any, fds ...int) (Answer, []int) {
 	}
 	defer c.Close()
 	var a Answer
-	got, err := c.Call(20*time.Second, req, &a, 8, fds...)
+	got, err := c.Call(time.Minute, req, &a, 8, fds...)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func logged(t *testing.T, paths ...string) (lines [2][]string) {
 // eventually waits for f.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if f() {
 			return
 		}

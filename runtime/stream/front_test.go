@@ -201,7 +201,7 @@ func (f *front) mint(r mintRequest) string {
 	c := f.dial()
 	defer c.Close()
 	var a mintAnswer
-	if _, err := c.Call(5*time.Second, r, &a, 0); err != nil || !a.OK {
+	if _, err := c.Call(time.Minute, r, &a, 0); err != nil || !a.OK {
 		f.t.Fatalf("mint: %+v, %v", a, err)
 	}
 	return a.URL
@@ -209,7 +209,7 @@ func (f *front) mint(r mintRequest) string {
 
 func (f *front) waitGone(grant string) {
 	f.t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		f.mu.Lock()
 		gone := f.gone[grant]
 		f.mu.Unlock()
@@ -318,7 +318,7 @@ func (f *front) tunnelConn(url string) httpstream.Connection {
 func wsRead(t testing.TB, conn *websocket.Conn, until func(map[byte]string) bool) map[byte]string {
 	t.Helper()
 	got := map[byte]string{}
-	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(time.Minute))
 	for !until(got) {
 		var b []byte
 		if err := websocket.Message.Receive(conn, &b); err != nil {

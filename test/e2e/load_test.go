@@ -75,7 +75,7 @@ func (tr *tree) oneLife(name string) error {
 	if _, err := tr.rt.StartContainer(c, &cri.StartContainerRequest{ContainerId: ctr.ContainerId}); err != nil {
 		return fmt.Errorf("StartContainer: %w", err)
 	}
-	if r, err := tr.rt.ExecSync(c, &cri.ExecSyncRequest{ContainerId: ctr.ContainerId, Cmd: []string{"hostname"}, Timeout: 20}); err != nil || strings.TrimSpace(string(r.Stdout)) != name {
+	if r, err := tr.rt.ExecSync(c, &cri.ExecSyncRequest{ContainerId: ctr.ContainerId, Cmd: []string{"hostname"}, Timeout: 60 * int64(slow)}); err != nil || strings.TrimSpace(string(r.Stdout)) != name {
 		return fmt.Errorf("ExecSync: %v, %w", r, err)
 	}
 	if _, err := tr.rt.StopContainer(c, &cri.StopContainerRequest{ContainerId: ctr.ContainerId}); err != nil {
@@ -98,7 +98,7 @@ func TestChurn(t *testing.T) {
 	lives := func(prefix string, n int) {
 		t.Helper()
 		var wg sync.WaitGroup
-		slots := make(chan struct{}, max(1, 8/slow)) // policyd gives one evaluation 150 ms, also in an emulated machine
+		slots := make(chan struct{}, max(1, 8/slow)) // a crowd on an emulated machine meets every time limit
 		for i := range n {
 			slots <- struct{}{}
 			wg.Go(func() {
@@ -185,7 +185,7 @@ func TestExecOutputLimit(t *testing.T) {
 	tr := startTree(t, "baseline", "")
 	tr.pull()
 	_, ctr := tr.run("flood", "exec sleep 1000")
-	r, err := tr.rt.ExecSync(ctx(t), &cri.ExecSyncRequest{ContainerId: ctr, Cmd: []string{"sh", "-c", "head -c 40000000 /dev/zero; echo end >&2; exit 3"}, Timeout: 50})
+	r, err := tr.rt.ExecSync(ctx(t), &cri.ExecSyncRequest{ContainerId: ctr, Cmd: []string{"sh", "-c", "head -c 40000000 /dev/zero; echo end >&2; exit 3"}, Timeout: 60 * int64(slow)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +209,7 @@ func TestDeafContainer(t *testing.T) {
 	if _, err := tr.rt.StopContainer(ctx(t), &cri.StopContainerRequest{ContainerId: ctr, Timeout: 2}); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(start); took < 2*time.Second || took > limit(4*time.Second) {
+	if took := time.Since(start); took < 2*time.Second || took > limit(patience) {
 		t.Errorf("StopContainer with 2 s took %v", took)
 	}
 	tr.exited(ctr, 137)
@@ -234,7 +234,7 @@ func TestForkBomb(t *testing.T) {
 	tr.pull()
 	_, other := tr.run("other", "exec sleep 1000")
 	_, bomb := tr.run("bomb", "bomb() { while :; do sleep 1000 & done; }; while :; do bomb 2>/dev/null; done & exec sleep 1000")
-	deadline := time.Now().Add(limit(5 * time.Second))
+	deadline := time.Now().Add(limit(patience))
 	seen := 0
 	for time.Now().Before(deadline) && seen < most {
 		seen = max(seen, processesOf(bomb))

@@ -53,7 +53,7 @@ func TestUsualPlaces(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	script := "t=$3; mount -t tmpfs tmpfs \"$t\"\n" + usual
-	out, err := exec.Command("unshare", "--mount", "--propagation", "private", "timeout", "60", "bash", "-c", script, "bash", bin, docs, t.TempDir()).CombinedOutput()
+	out, err := exec.Command("unshare", "--mount", "--propagation", "private", "timeout", "300", "bash", "-c", script, "bash", bin, docs, t.TempDir()).CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
 		t.Fatal(err)

@@ -81,7 +81,7 @@ func (tr *tree) run(name, script string) (pod, ctr string) {
 
 func (tr *tree) exec(ctr string, cmd ...string) (string, int32) {
 	tr.t.Helper()
-	r, err := tr.rt.ExecSync(ctx(tr.t), &cri.ExecSyncRequest{ContainerId: ctr, Cmd: cmd, Timeout: 20 * int64(slow)})
+	r, err := tr.rt.ExecSync(ctx(tr.t), &cri.ExecSyncRequest{ContainerId: ctr, Cmd: cmd, Timeout: 60 * int64(slow)})
 	if err != nil {
 		tr.t.Fatalf("ExecSync %v: %v", cmd, err)
 	}

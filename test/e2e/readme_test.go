@@ -100,7 +100,7 @@ func TestReadme(t *testing.T) {
 		syscall.Kill(-up.Process.Pid, syscall.SIGTERM)
 		select {
 		case <-ended:
-		case <-time.After(20 * time.Second):
+		case <-time.After(limit(patience)):
 			t.Errorf("the first shell does not end:\n%s", said.String())
 			syscall.Kill(-up.Process.Pid, syscall.SIGKILL)
 		}
@@ -109,7 +109,7 @@ func TestReadme(t *testing.T) {
 		if _, err := os.Stat(p + "/run/postern.sock"); err == nil {
 			break
 		}
-		if time.Since(start) > 20*time.Second {
+		if time.Since(start) > limit(patience) {
 			t.Fatalf("postern up is not ready: %s", said.String())
 		}
 	}

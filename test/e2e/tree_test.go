@@ -34,6 +34,10 @@ var slow = 1
 // limit is a time limit that holds on an ordinary machine.
 func limit(d time.Duration) time.Duration { return d * time.Duration(slow) }
 
+// patience is how long a test waits at least for what an idle machine does at once:
+// others may use this one, too.
+const patience = time.Minute
+
 func TestMain(m *testing.M) {
 	var err error
 	if bin, err = filepath.Abs("../../bin"); err != nil {
@@ -80,7 +84,7 @@ type tree struct {
 }
 
 func ctx(t *testing.T) context.Context {
-	c, cancel := context.WithTimeout(t.Context(), limit(60*time.Second))
+	c, cancel := context.WithTimeout(t.Context(), limit(2*patience))
 	t.Cleanup(cancel)
 	return c
 }
@@ -171,7 +175,7 @@ func (tr *tree) up(profile string) {
 func (tr *tree) answers(d time.Duration) {
 	tr.t.Helper()
 	tr.eventually(d, "CRI answers", func() error {
-		c, cancel := context.WithTimeout(context.Background(), limit(2*time.Second))
+		c, cancel := context.WithTimeout(context.Background(), limit(20*time.Second))
 		defer cancel()
 		_, err := tr.rt.Version(c, &cri.VersionRequest{}, grpc.WaitForReady(true))
 		return err
@@ -187,7 +191,7 @@ func (tr *tree) down() {
 	if t.Failed() {
 		tr.dumpLogs()
 	}
-	c, cancel := context.WithTimeout(context.Background(), limit(60*time.Second))
+	c, cancel := context.WithTimeout(context.Background(), limit(2*patience))
 	defer cancel()
 	if pods, err := tr.rt.ListPodSandbox(c, &cri.ListPodSandboxRequest{}); err == nil {
 		for _, p := range pods.Items {
@@ -218,7 +222,7 @@ func (tr *tree) stop() {
 		if err != nil {
 			tr.t.Errorf("postern up: %v\n%s", err, tr.out)
 		}
-	case <-time.After(limit(20 * time.Second)):
+	case <-time.After(limit(patience)):
 		tr.t.Errorf("postern up did not stop in time\n%s", tr.out)
 		tr.cmd.Process.Kill()
 		<-done
@@ -295,9 +299,11 @@ func (tr *tree) processes() map[string][]int {
 	return out
 }
 
+// eventually waits for f to be content: d, which is what an idle machine may take,
+// or patience, which is more.
 func (tr *tree) eventually(d time.Duration, what string, f func() error) {
 	tr.t.Helper()
-	d = limit(d)
+	d = limit(max(d, patience))
 	end := time.Now().Add(d)
 	for {
 		err := f()
