@@ -43,7 +43,14 @@ func TestAllowed(t *testing.T) {
 		"terminal":          func(s *subject) { s.exec.TTY, s.exec.Stderr = true, false },
 		"unified":           func(s *subject) { s.ctr.Resources.Unified = []plan.Unified{{Key: "memory.high", Value: "1"}} },
 		"no place for logs": func(s *subject) { s.pod.Logs, s.ctr.Log = plan.Place{}, "" },
-		"level":             func(s *subject) { s.ctr.SELinux.Level = "s0:c1,c2" },
+		"relabel a volume":  mount(func(m *plan.Mount) { m.Relabel = true }),
+		"relabel": mount(func(m *plan.Mount) {
+			m.From, m.Relabel = plan.Place{Root: plan.RootHostPath, Name: "labelled", Rel: "x"}, true
+		}),
+		"label": func(s *subject) {
+			s.pod.Class, s.pod.SELinux = plan.System, plan.SELinux{Type: "t", Level: "s0:c1,c2"}
+			s.ctr.SELinux = s.pod.SELinux
+		},
 		"privileged": func(s *subject) {
 			s.pod.Class, s.pod.Privileged, s.ctr.Class, s.ctr.Privileged = plan.System, true, plan.System, true
 			s.ctr.Resources.PIDs, s.ctr.CapsBounding, s.ctr.User.UID, s.ctr.NoNewPrivs = -1, 1<<41-1, 0, false

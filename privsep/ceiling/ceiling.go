@@ -27,6 +27,7 @@ type HostPath struct {
 	ReadOnly   bool // every mount of the class must be read-only
 	Symlinks   bool // symlinks are followed, beneath Path
 	Create     bool // a missing source directory may be made
+	Relabel    bool // the SELinux label of what is there may be changed, for a container that asks
 }
 
 // Root is a named directory: for logs, or below the cgroup mounts.
@@ -153,6 +154,7 @@ func Parse(name string, b []byte) (*Ceiling, error) {
 			r.flag("read_only", &h.ReadOnly)
 			r.str("symlinks", &links)
 			r.flag("create", &h.Create)
+			r.flag("relabel", &h.Relabel)
 			if links != "never" && links != "beneath" {
 				r.fail(t.keys["symlinks"].line, "key \"symlinks\" is %q, want \"never\" or \"beneath\"", links)
 			}

@@ -30,6 +30,11 @@ name = "scratch"
 path = "/srv/scratch"
 create = true
 
+[[host_path]]
+name = "labelled"
+path = "/srv/labelled"
+relabel = true
+
 [[log_root]]
 name = "pods"
 path = "/var/log/pods"
@@ -218,7 +223,7 @@ var fields = map[string]field{
 	"SELinux.User":  rule("CEIL-SELINUX", func(s *subject) { s.ctr.SELinux.User = "u" }),
 	"SELinux.Role":  rule("CEIL-SELINUX", func(s *subject) { s.ctr.SELinux.Role = "r" }),
 	"SELinux.Type":  rule("CEIL-SELINUX", func(s *subject) { s.ctr.SELinux.Type = "spc_t" }),
-	"SELinux.Level": free("of a container: the Pod Security Standards let a pod choose its categories; of a pod it is held by CEIL-SELINUX"),
+	"SELinux.Level": rule("CEIL-SELINUX", func(s *subject) { s.ctr.SELinux.Level = "s0:c1,c2" }),
 
 	"Plan.Class": rule("CEIL-CLASS", func(s *subject) { s.ctr.Class = plan.Baseline }),
 	"Plan.Image": free("held by the verification record, which the helper reads itself"),
@@ -275,7 +280,11 @@ var fields = map[string]field{
 	"Mount.NoExec":            free(narrowing),
 	"Mount.NoDev":             free(narrowing),
 	"Mount.NoSuid":            free(narrowing),
-	"Mount.Relabel":           free("gives the container's own label to a source that it may mount anyway"),
+	"Mount.Relabel": rule("CEIL-RELABEL", mount(func(m *plan.Mount) {
+		m.From, m.Relabel = plan.Place{Root: plan.RootHostPath, Name: "scratch", Rel: "x"}, true
+	})).and("CEIL-RELABEL", mount(func(m *plan.Mount) {
+		m.From, m.Relabel = plan.Place{Root: plan.RootHostPath, Name: "labelled"}, true
+	})),
 	"Mount.MakeDir": rule("CEIL-MOUNT", mount(func(m *plan.Mount) {
 		m.From, m.ReadOnly, m.MakeDir = plan.Place{Root: plan.RootHostPath, Name: "data", Rel: "x"}, true, true
 	})).and("CEIL-MOUNT-DIR", mount(func(m *plan.Mount) { m.From, m.MakeDir = plan.Place{Root: plan.RootPodShm}, true })),

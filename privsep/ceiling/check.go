@@ -202,7 +202,8 @@ func (c *Ceiling) CheckContainer(pod *plan.PodPlan, p *plan.Plan) *wire.Denial {
 		need(r.Unconfined, p.AppArmor.Kind == plan.ProfileUnconfined, "CEIL-APPARMOR", "apparmor", "an unconfined AppArmor profile"),
 		need(r.UnmaskedProc || pod.UserNS, !covers(p.MaskedPaths, masked), "CEIL-PROC", "masked_paths", "an unmasked /proc or /sys"),
 		need(r.UnmaskedProc || pod.UserNS, !covers(slices.Concat(p.ReadOnlyPaths, p.MaskedPaths), readOnly), "CEIL-PROC", "readonly_paths", "a writable /proc/sys or its like"),
-		need(r.SELinuxOptions, p.SELinux.User != "" || p.SELinux.Role != "" || p.SELinux.Type != "", "CEIL-SELINUX", "selinux", "an SELinux user, role or type of the container's choice"),
+		// What the pod may have its containers may; other categories would be another pod's.
+		need(r.SELinuxOptions || p.SELinux == pod.SELinux, p.SELinux != (plan.SELinux{}), "CEIL-SELINUX", "selinux", "an SELinux label of the container's choice"),
 		c.CheckResources(p, &p.Resources),
 	)
 	if d != nil {
@@ -291,6 +292,9 @@ func (c *Ceiling) checkMount(r *Row, p *plan.Plan, m *plan.Mount) *wire.Denial {
 			return bad(fmt.Sprintf("host path class %q is read-only", from.Name))
 		case m.MakeDir && !class.Create:
 			return bad(fmt.Sprintf("no directory may be made in host path class %q", from.Name))
+		case m.Relabel && (!class.Relabel || from.Rel == ""):
+			// The label of a host's file decides who else can use it (CVE-2021-43816).
+			return deny("CEIL-RELABEL", "mounts", "label it on the host, or set relabel = true in its [[host_path]] of ceiling.toml", "the source of %s cannot be given the container's SELinux label", m.To)
 		}
 	case plan.RootPodVolumes, plan.RootPodShm:
 		if from.Name != "" || (from.Root == plan.RootPodShm && from.Rel != "") {

@@ -52,7 +52,7 @@ func (h *Helper) createCtr(c *ctr) error {
 	if err != nil {
 		return err
 	}
-	podPlan, podBytes, podOut, stopped := p.plan, p.Plan, p.Out, p.Stopped
+	podPlan, podBytes, podOut, level, stopped := p.plan, p.Plan, p.Out, p.Level, p.Stopped
 	p.op.Unlock() // containers of one pod are made side by side
 	if stopped {
 		return &answerError{fail(wire.Invalid, "the pod is stopped")}
@@ -71,7 +71,7 @@ func (h *Helper) createCtr(c *ctr) error {
 		return err
 	}
 	tighten(&c.plan, j.decision.Obligations)
-	err = h.makeCtr(c, CtrIn{ID: c.ID, PodID: c.Pod, Pod: &podPlan, PodOut: &podOut, Plan: &c.plan, Records: records})
+	err = h.makeCtr(c, CtrIn{ID: c.ID, PodID: c.Pod, Pod: &podPlan, Level: level, PodOut: &podOut, Plan: &c.plan, Records: records})
 	j.done(err)
 	return err
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/privsep/gate"
+	"github.com/postern-cri/postern/privsep/label"
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/record"
 	"github.com/postern-cri/postern/privsep/wire"
@@ -48,6 +49,7 @@ type world struct {
 
 	// What is on the machine.
 	pods, nets map[string]bool
+	levels     map[string]string // categories by pod
 	ctrs       map[string]Proc
 	procs      map[Proc]bool // alive
 	started    map[string]bool
@@ -61,7 +63,7 @@ type world struct {
 }
 
 func newWorld(t testing.TB, dir string) *world {
-	return &world{t: t, dir: dir, faults: map[string]string{}, pods: map[string]bool{}, nets: map[string]bool{}, ctrs: map[string]Proc{},
+	return &world{t: t, dir: dir, faults: map[string]string{}, levels: map[string]string{}, pods: map[string]bool{}, nets: map[string]bool{}, ctrs: map[string]Proc{},
 		procs: map[Proc]bool{}, started: map[string]bool{}, pid: 100, decided: map[string]bool{}, committed: map[string]bool{}}
 }
 
@@ -210,6 +212,14 @@ func (w *world) Record(manifest string) (*record.Record, []byte, error) {
 func (w *world) PodCreate(in PodIn) (out PodOut, err error) {
 	w.begun(in.ID)
 	err = w.effect("PodCreate", func() { w.pods[in.ID], w.nets[in.ID] = true, true })
+	w.mu.Lock()
+	for id := range w.pods {
+		if pair := label.Pair(in.Level); id != in.ID && (pair == "" || w.levels[id] == pair) {
+			w.t.Errorf("pod %s has the level %q, as %s has", in.ID, in.Level, id)
+		}
+	}
+	w.levels[in.ID] = label.Pair(in.Level)
+	w.mu.Unlock()
 	if err != nil {
 		return PodOut{}, err
 	}
@@ -242,6 +252,11 @@ func (w *world) CtrCreate(in CtrIn) (CtrOut, error) {
 	if in.Records[image] == nil {
 		w.t.Error("a create without the image's record")
 	}
+	w.mu.Lock()
+	if w.levels[in.PodID] != label.Pair(in.Level) {
+		w.t.Errorf("a container of pod %s with the level %q", in.PodID, in.Level)
+	}
+	w.mu.Unlock()
 	var p Proc
 	err := w.effect("CtrCreate", func() { p = w.proc(); w.ctrs[in.ID] = p })
 	if err != nil {

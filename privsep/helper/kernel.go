@@ -18,6 +18,7 @@ type PodIn struct {
 	ID     string
 	Plan   *plan.PodPlan
 	Claims *plan.Claims
+	Level  string // SELinux level with categories of its own
 }
 
 // PodOut is what was made.
@@ -32,6 +33,7 @@ type CtrIn struct {
 	ID      string
 	PodID   string
 	Pod     *plan.PodPlan
+	Level   string // the pod's
 	PodOut  *PodOut
 	Plan    *plan.Plan
 	Records map[string]*record.Record // by manifest digest: the image and its image volumes

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/privsep/gate"
+	"github.com/postern-cri/postern/privsep/label"
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/wire"
 )
@@ -78,8 +79,23 @@ func (h *Helper) admit(p *pod) error {
 			return &answerError{fail(wire.Exists, "pod %s has the uid %s and is not stopped", other.ID, p.plan.UID)}
 		}
 	}
+	if p.Level = label.Fresh(h.pairs()); p.Level == "" {
+		return &answerError{fail(wire.Exhausted, "no pair of SELinux categories is left")}
+	}
 	h.pods[p.ID] = p
 	return nil
+}
+
+// pairs are the SELinux categories that the pods have or asked for.
+func (h *Helper) pairs() map[string]bool {
+	used := map[string]bool{}
+	for _, p := range h.pods {
+		used[label.Pair(p.Level)], used[label.Pair(p.plan.SELinux.Level)] = true, true
+	}
+	for _, c := range h.ctrs {
+		used[label.Pair(c.plan.SELinux.Level)] = true
+	}
+	return used
 }
 
 // teardown removes a pod. Where its network cannot be torn down now, the pod

@@ -31,6 +31,7 @@ type pod struct {
 	ID      string
 	Plan    []byte // as received
 	Claims  []byte
+	Level   string // with categories that no other pod has
 	Ready   bool
 	Out     PodOut
 	Stopped bool // deleted but for its network
@@ -40,7 +41,7 @@ type pod struct {
 	claims  plan.Claims
 }
 
-func (p *pod) in() PodIn { return PodIn{p.ID, &p.plan, &p.claims} }
+func (p *pod) in() PodIn { return PodIn{p.ID, &p.plan, &p.claims, p.Level} }
 
 // ctr is one container. Its locks are as a pod's: mu for Ready, Started and Out.
 type ctr struct {

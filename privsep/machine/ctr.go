@@ -71,7 +71,10 @@ func (m *Machine) CtrCreate(in helper.CtrIn) (out helper.CtrOut, err error) {
 	}
 	l := &spec.Launch{Op: spec.Create, ID: in.ID, Plan: p, Rootfs: dir + "/rootfs", CgroupPath: out.Cgroup, Hostname: in.Pod.Hostname, PIDsLimit: m.Ceiling.MaxPIDs,
 		UIDs: in.Pod.UIDs, GIDs: in.Pod.GIDs}
-	if err := m.rootfs(in, l.Rootfs); err != nil {
+	if l.Process, l.Files, err = labels(in.Pod, p.SELinux, in.Level, p.Privileged); err != nil {
+		return out, err
+	}
+	if err := m.rootfs(in, l.Rootfs, l.Files); err != nil {
 		return out, err
 	}
 	if l.Mounts, err = m.stage(in); err != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/postern-cri/postern/privsep/ceiling"
 	"github.com/postern-cri/postern/privsep/helper"
 	"github.com/postern-cri/postern/privsep/keeper"
+	"github.com/postern-cri/postern/privsep/label"
 	"github.com/postern-cri/postern/privsep/layout"
 	"github.com/postern-cri/postern/privsep/mount"
 	"github.com/postern-cri/postern/privsep/record"
@@ -116,7 +117,7 @@ func (m *Machine) Features() (cgroupVersion uint8, bits uint64) {
 	if _, err := os.Stat("/sys/kernel/security/apparmor"); err == nil { // as postern-launch sees it
 		bits |= wire.FeatureAppArmor
 	}
-	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
+	if label.Enabled() {
 		bits |= wire.FeatureSELinux
 	}
 	if found, err := filepath.Glob(filepath.Join(m.Ceiling.Network.ConfDir, "*.conf*")); err == nil && len(found) > 0 {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/privsep/helper"
+	"github.com/postern-cri/postern/privsep/label"
 	"github.com/postern-cri/postern/privsep/mount"
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/record"
@@ -81,10 +82,18 @@ func (m *Machine) mountLayer(hex string) error {
 	if err := mount.Unmount(at); err != nil { // one that a killed helper did not count
 		return err
 	}
-	if err := mount.EROFS(f, at); err != nil {
+	if err := mount.EROFS(f, at, imageLabel()); err != nil {
 		return fmt.Errorf("image layer %s: %w", hex, err)
 	}
 	return nil
+}
+
+// imageLabel is the label of what containers share of images.
+func imageLabel() string {
+	if !label.Enabled() {
+		return ""
+	}
+	return label.Image
 }
 
 // dropLayers gives a container's layers back, once: its note goes first.
@@ -152,7 +161,7 @@ func (m *Machine) userNS(in helper.CtrIn) (int, error) {
 }
 
 // rootfs puts a writable overlay over the image's layers.
-func (m *Machine) rootfs(in helper.CtrIn, at string) error {
+func (m *Machine) rootfs(in helper.CtrIn, at, files string) error {
 	r := in.Records[in.Plan.Image]
 	if r == nil {
 		return errors.New("no record of the image")
@@ -178,7 +187,7 @@ func (m *Machine) rootfs(in helper.CtrIn, at string) error {
 	if err := unix.Chmod(dir+"/upper", st.Mode&0o7777); err != nil {
 		return err
 	}
-	return mount.Overlay(lower, dir+"/upper", dir+"/work", at)
+	return mount.Overlay(lower, dir+"/upper", dir+"/work", at, files)
 }
 
 // stage resolves the source of every mount and clones it into the box, where no
@@ -194,8 +203,10 @@ func (m *Machine) stage(in helper.CtrIn) ([]spec.Mount, error) {
 			}
 			return nil, fmt.Errorf("mount at %s: %w", pm.To, err)
 		}
+		from := pm.From.Root // what is none of these has its label from us already
 		out = append(out, spec.Mount{Source: at, To: pm.To, ReadOnly: pm.ReadOnly, RecursiveReadOnly: pm.RecursiveReadOnly,
-			Propagation: pm.Propagation, NoExec: pm.NoExec, NoDev: pm.NoDev, NoSuid: pm.NoSuid, Relabel: pm.Relabel})
+			Propagation: pm.Propagation, NoExec: pm.NoExec, NoDev: pm.NoDev, NoSuid: pm.NoSuid,
+			Relabel: from == plan.RootScratch || pm.Relabel && (from == plan.RootHostPath || from == plan.RootPodVolumes)})
 	}
 	return out, nil
 }
@@ -281,7 +292,7 @@ func (m *Machine) source(in helper.CtrIn, pm *plan.Mount, at string) (int, error
 			if err := os.Mkdir(dir, 0o700); err != nil {
 				return -1, err
 			}
-			if err := mount.Overlay(lower, "", "", dir); err != nil {
+			if err := mount.Overlay(lower, "", "", dir, imageLabel()); err != nil {
 				return -1, err
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/privsep/helper"
+	"github.com/postern-cri/postern/privsep/label"
 	"github.com/postern-cri/postern/privsep/mount"
 	"github.com/postern-cri/postern/privsep/netns"
 	"github.com/postern-cri/postern/privsep/plan"
@@ -38,6 +39,10 @@ func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
 	if err := m.makeCgroup(out.Cgroup); err != nil {
 		return out, err
 	}
+	_, files, err := labels(p, plan.SELinux{}, in.Level, false)
+	if err != nil {
+		return out, err
+	}
 	ownNet, ownIPC, shared := p.Network == plan.NamespacePod, p.IPC == plan.NamespacePod, p.PID == plan.NamespacePod
 	o := netns.Options{Net: ownNet, IPC: ownIPC, Hostname: p.Hostname, Sysctls: p.Sysctls}
 	if shared || p.UserNS {
@@ -64,7 +69,7 @@ func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
 		if err := os.Mkdir(dir+"/shm", 0o700); err != nil {
 			return out, err
 		}
-		if err := mount.Tmpfs(dir+"/shm", size, 0o1777); err != nil {
+		if err := mount.Tmpfs(dir+"/shm", size, 0o1777, files); err != nil {
 			return out, err
 		}
 		if err := chownRoot(p, dir+"/shm"); err != nil {
@@ -81,7 +86,7 @@ func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
 			return out, err
 		}
 	}
-	return out, m.podFiles(dir, p, out.IPs)
+	return out, m.podFiles(dir, p, out.IPs, files)
 }
 
 func (m *Machine) network(op string, in helper.PodIn) spec.Network {
@@ -115,7 +120,7 @@ func (m *Machine) podCgroup(in helper.PodIn) string {
 
 // podFiles writes hosts, hostname and resolv.conf: the pod's own, or copies of
 // the host's where the pod shares them.
-func (m *Machine) podFiles(dir string, p *plan.PodPlan, ips []string) error {
+func (m *Machine) podFiles(dir string, p *plan.PodPlan, ips []string, fileLabel string) error {
 	files := map[string]string{}
 	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
 		b, err := os.ReadFile("/etc/" + name)
@@ -149,7 +154,7 @@ func (m *Machine) podFiles(dir string, p *plan.PodPlan, ips []string) error {
 	if err := os.Mkdir(dir+"/"+podEtc, 0o700); err != nil {
 		return err
 	}
-	if err := mount.Tmpfs(dir+"/"+podEtc, 1<<20, 0o755); err != nil {
+	if err := mount.Tmpfs(dir+"/"+podEtc, 1<<20, 0o755, fileLabel); err != nil {
 		return err
 	}
 	for name, text := range files {
@@ -162,6 +167,19 @@ func (m *Machine) podFiles(dir string, p *plan.PodPlan, ips []string) error {
 		}
 	}
 	return nil
+}
+
+// labels are those of a container's process and files, none where the kernel has
+// no SELinux.
+func labels(pod *plan.PodPlan, ctr plan.SELinux, level string, privileged bool) (process, files string, err error) {
+	if !label.Enabled() {
+		return "", "", nil
+	}
+	process, files, err = label.Of(pod.SELinux, ctr, level, privileged)
+	if err != nil {
+		err = helper.Invalid("selinux_options: %v. Fix: name a label of the node's policy, and load Postern's policy there", err)
+	}
+	return process, files, err
 }
 
 // chownRoot gives path to the pod's root where that is not the host's.

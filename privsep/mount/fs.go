@@ -55,12 +55,12 @@ func withLog(fs int, err error) error {
 	return err
 }
 
-// EROFS mounts the image in f, read-only, at target. From Linux 6.12 the kernel
+// EROFS mounts the image in f, read-only, at target, all of it with that label. From Linux 6.12 the kernel
 // reads the file itself; before, a loop device stands between.
-func EROFS(f *os.File, target string) error {
+func EROFS(f *os.File, target, label string) error {
 	attrs := unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV
 	self := "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
-	err := mountFS("erofs", target, attrs, option{key: "source", value: self}, option{key: "ro", flag: true})
+	err := mountFS("erofs", target, attrs, labelled(label, option{key: "source", value: self}, option{key: "ro", flag: true})...)
 	if err == nil || !errors.Is(err, unix.ENOTBLK) {
 		return err
 	}
@@ -69,7 +69,16 @@ func EROFS(f *os.File, target string) error {
 		return err
 	}
 	defer loop.Close() // autoclear: the device goes with the mount
-	return mountFS("erofs", target, attrs, option{key: "source", value: loop.Name()}, option{key: "ro", flag: true})
+	return mountFS("erofs", target, attrs, labelled(label, option{key: "source", value: loop.Name()}, option{key: "ro", flag: true})...)
+}
+
+// labelled adds the SELinux label of everything in a file system, where there is
+// one.
+func labelled(label string, opts ...option) []option {
+	if label != "" {
+		opts = append(opts, option{key: "context", value: label})
+	}
+	return opts
 }
 
 // attachLoop puts f behind a read-only loop device that clears itself.
@@ -104,12 +113,12 @@ func attachLoop(f *os.File) (*os.File, error) {
 }
 
 // Overlay mounts an overlay at target: lower is lowest first, upper and work are
-// directories of one file system.
-func Overlay(lower []string, upper, work, target string) error {
+// directories of one file system, label is the SELinux label of everything in it.
+func Overlay(lower []string, upper, work, target, label string) error {
 	if noLowerAdd.Load() {
-		return overlayOld(lower, upper, work, target)
+		return overlayOld(lower, upper, work, target, label)
 	}
-	opts := []option{{key: "source", value: "postern"}}
+	opts := labelled(label, option{key: "source", value: "postern"})
 	for i := len(lower) - 1; i >= 0; i-- { // the kernel wants the topmost first
 		opts = append(opts, option{key: "lowerdir+", value: lower[i]})
 	}
@@ -120,7 +129,7 @@ func Overlay(lower []string, upper, work, target string) error {
 	if err == nil || !errors.Is(err, unix.EINVAL) {
 		return err
 	}
-	if err = overlayOld(lower, upper, work, target); err == nil {
+	if err = overlayOld(lower, upper, work, target, label); err == nil {
 		noLowerAdd.Store(true)
 	}
 	return err
@@ -132,7 +141,7 @@ var noLowerAdd atomic.Bool
 
 // overlayOld is for kernels without lowerdir+ (before 6.5): one option string of
 // at most a page, kept short by naming every directory through an fd.
-func overlayOld(lower []string, upper, work, target string) error {
+func overlayOld(lower []string, upper, work, target, label string) error {
 	data := "lowerdir="
 	for i := len(lower) - 1; i >= 0; i-- {
 		fd, err := OpenRoot(lower[i])
@@ -148,6 +157,9 @@ func overlayOld(lower []string, upper, work, target string) error {
 	if upper != "" {
 		data += ",upperdir=" + upper + ",workdir=" + work
 	}
+	if label != "" {
+		data += `,context="` + label + `"`
+	}
 	if err := unix.Mount("postern", target, "overlay", unix.MS_NODEV, data); err != nil {
 		return fmt.Errorf("overlay: %w", err)
 	}
@@ -155,7 +167,7 @@ func overlayOld(lower []string, upper, work, target string) error {
 }
 
 // Tmpfs mounts an empty tmpfs of at most size bytes at target.
-func Tmpfs(target string, size uint64, mode uint32) error {
+func Tmpfs(target string, size uint64, mode uint32, label string) error {
 	return mountFS("tmpfs", target, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC,
-		option{key: "size", value: strconv.FormatUint(size, 10)}, option{key: "mode", value: strconv.FormatUint(uint64(mode), 8)})
+		labelled(label, option{key: "size", value: strconv.FormatUint(size, 10)}, option{key: "mode", value: strconv.FormatUint(uint64(mode), 8)})...)
 }

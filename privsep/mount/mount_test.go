@@ -142,7 +142,7 @@ func TestStageAttributes(t *testing.T) {
 func TestOverlay(t *testing.T) {
 	dir := box(t)
 	mkdirs(t, dir+"/t", dir+"/root")
-	if err := Tmpfs(dir+"/t", 1<<20, 0o755); err != nil {
+	if err := Tmpfs(dir+"/t", 1<<20, 0o755, ""); err != nil {
 		t.Fatal(err)
 	}
 	mkdirs(t, dir+"/t/low", dir+"/t/high", dir+"/t/up", dir+"/t/work", dir+"/old")
@@ -154,9 +154,9 @@ func TestOverlay(t *testing.T) {
 	lower := []string{dir + "/t/low", dir + "/t/high"}
 	for _, m := range []struct {
 		at string
-		do func([]string, string, string, string) error
+		do func([]string, string, string, string, string) error
 	}{{dir + "/root", Overlay}, {dir + "/old", overlayOld}} {
-		if err := m.do(lower, dir+"/t/up", dir+"/t/work", m.at); err != nil {
+		if err := m.do(lower, dir+"/t/up", dir+"/t/work", m.at, ""); err != nil {
 			t.Fatal(err)
 		}
 		for f, want := range map[string]string{"a": "high", "b": "low"} {

@@ -37,6 +37,8 @@ type Launch struct {
 	Devices     []Device
 	PIDsLimit   int64
 	UIDs, GIDs  []plan.IDMap
+	Process     string // SELinux label of the process and of all that are executed in it later, "" where the kernel has no SELinux
+	Files       string // SELinux label of the file systems that are made for it, and of sources to relabel
 
 	// Exec.
 	Exec   *plan.ExecPlan

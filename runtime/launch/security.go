@@ -12,11 +12,10 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/opencontainers/selinux/go-selinux"
-	"github.com/opencontainers/selinux/go-selinux/label"
 	libseccomp "github.com/seccomp/libseccomp-golang"
 	"golang.org/x/sys/unix"
 
+	"github.com/postern-cri/postern/privsep/label"
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/profiles/apparmor"
 	"github.com/postern-cri/postern/profiles/capability"
@@ -135,30 +134,22 @@ func (o *operation) apparmor(cfg *configs.Config) error {
 	return nil
 }
 
-// selinux labels the process and its mounts, and relabels sources where asked.
+// selinux labels the process and the file systems that are made for it, and
+// relabels sources where asked. The labels are the helper's.
 func (o *operation) selinux(cfg *configs.Config) error {
-	if !selinux.GetEnabled() {
+	if o.Process == "" || o.Files == "" {
+		if label.Enabled() || o.Process != o.Files {
+			return errors.New("no label for a container on a machine with SELinux")
+		}
 		return nil
 	}
-	opts := []string{"disable"}
-	if s := o.Plan.SELinux; !o.Plan.Privileged || s != (plan.SELinux{}) {
-		opts = nil
-		for _, f := range []struct{ key, value string }{{"user", s.User}, {"role", s.Role}, {"type", s.Type}, {"level", s.Level}} {
-			if f.value != "" {
-				opts = append(opts, f.key+":"+f.value)
-			}
-		}
-	}
-	var err error
-	if cfg.ProcessLabel, cfg.MountLabel, err = label.InitLabels(opts); err != nil {
-		return err
-	}
+	cfg.ProcessLabel, cfg.MountLabel = o.Process, o.Files
 	for _, m := range o.Mounts {
-		if !m.Relabel || cfg.MountLabel == "" {
+		if !m.Relabel {
 			continue
 		}
-		if err := selinux.Chcon(m.Source, cfg.MountLabel, true); err != nil {
-			return fmt.Errorf("relabelling %s: %w", m.To, err)
+		if err := relabel(m.Source, o.Files); err != nil {
+			return fmt.Errorf("relabelling the source of %s: %w", m.To, err)
 		}
 	}
 	return nil
