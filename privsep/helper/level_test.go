@@ -3,6 +3,7 @@ package helper
 import (
 	"testing"
 
+	"github.com/postern-cri/postern/privsep/label"
 	"github.com/postern-cri/postern/privsep/plan"
 )
 
@@ -19,9 +20,9 @@ func TestPairs(t *testing.T) {
 			t.Errorf("%s is not taken", p)
 		}
 	}
-	p := &pod{ID: "d"}
+	p := &pod{ID: "d", plan: plan.PodPlan{UID: "u"}}
 	h.Ceiling = newBench(t).h.Ceiling
-	if err := h.admit(p); err != nil || p.Level == "" || used[p.Level] {
+	if err := h.admit(p); err != nil || p.Level == "" || used[label.Pair(p.Level)] {
 		t.Errorf("a new pod has the level %q, %v", p.Level, err)
 	}
 }

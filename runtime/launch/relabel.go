@@ -94,4 +94,3 @@ func setLabel(path, label string) error {
 	}
 	return unix.Setxattr(path, selinuxAttr, []byte(label), 0)
 }
-
