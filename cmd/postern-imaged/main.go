@@ -90,6 +90,10 @@ func fetchRole(l layout.Layout, users layout.Users) error {
 	if err != nil {
 		return err
 	}
+	certificates, err := fetch.ReadCerts(cfg.Image.CertsDir)
+	if err != nil {
+		return err
+	}
 	if err := confine.Enter(confine.Fetch, users.Fetch, confine.Options{KeepFDs: 1, Landlock: fetch.Landlock(l, cfg.Image.RegistriesConf)}); err != nil {
 		return err
 	}
@@ -97,9 +101,14 @@ func fetchRole(l layout.Layout, users layout.Users) error {
 	if err != nil {
 		return err
 	}
+	certs, err := fetch.KeepCerts(l, certificates)
+	if err != nil {
+		return err
+	}
 	s, err := fetch.NewServer(fetch.Options{
 		Layout: l, Front: users.Front, ShortNames: cfg.Image.ShortNames, Pinned: cfg.Image.Pinned, Parallel: cfg.Image.MaxParallelLayers,
-		Paths:  fetch.Paths{RegistriesConf: cfg.Image.RegistriesConf, AuthFile: authFile, None: l.FetchState() + "/none"},
+		Paths: fetch.Paths{RegistriesConf: cfg.Image.RegistriesConf, AuthFile: authFile, Certs: certs, None: l.FetchState() + "/none",
+			Stall: cfg.Image.StallTimeout},
 		Policy: gate.NewPolicy(l.PolicySocket()), Audit: gate.NewAudit(l.AuditSocket()),
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 )
@@ -42,9 +43,12 @@ type Stream struct {
 type Image struct {
 	RegistriesConf    string   `toml:"registries_conf"` // registries.conf; empty for the system's
 	AuthFile          string   `toml:"auth_file"`       // credentials where the kubelet sends none
+	CertsDir          string   `toml:"certs_dir"`       // CAs and client certificates by registry; empty for the system's certs.d
 	Pinned            []string `toml:"pinned"`          // references that garbage collection must leave
 	MaxParallelLayers int      `toml:"max_parallel_layers"`
 	ShortNames        string   `toml:"short_names"` // "refuse", or "docker.io" to complete them so
+
+	StallTimeout time.Duration `toml:"stall_timeout"` // a pull of which nothing comes for so long is ended
 }
 
 // Network is where CNI finds its configuration and plugins; both are root's.
@@ -102,7 +106,7 @@ func Default() Config {
 	return Config{
 		Profile: "baseline",
 		Stream:  Stream{Address: "127.0.0.1:0"},
-		Image:   Image{MaxParallelLayers: 3, ShortNames: "refuse"},
+		Image:   Image{MaxParallelLayers: 3, ShortNames: "refuse", StallTimeout: time.Minute},
 		Network: Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"}},
 		Kubelet: Kubelet{Root: "/var/lib/kubelet"},
 		Stop:    Stop{OnStop: "leave"},
@@ -177,6 +181,7 @@ func (c Config) problems() (out []string) {
 	}
 	absolute("image.registries_conf", c.Image.RegistriesConf)
 	absolute("image.auth_file", c.Image.AuthFile)
+	absolute("image.certs_dir", c.Image.CertsDir)
 	absolute("network.conf_dir", c.Network.ConfDir)
 	for _, d := range c.Network.BinDirs {
 		absolute("network.bin_dirs", d)
@@ -186,6 +191,9 @@ func (c Config) problems() (out []string) {
 	absolute("ceiling.file", c.Ceiling.File)
 	absolute("trust.file", c.Trust.File)
 	within("image.max_parallel_layers", c.Image.MaxParallelLayers, 1, 16)
+	if c.Image.StallTimeout < time.Second || c.Image.StallTimeout > time.Hour {
+		out = append(out, fmt.Sprintf("image.stall_timeout = %q: must be from \"1s\" to \"1h\"", c.Image.StallTimeout))
+	}
 	within("log.max_line", c.Log.MaxLine, 256, 1<<20)
 	within("users.base", int(c.Users.Base), 1000, 1<<31-100)
 	if c.Policy.Pack != "" && c.Policy.Dir != "" {

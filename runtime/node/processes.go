@@ -38,7 +38,7 @@ func processes(root, bin string, l layout.Layout, u layout.Users, c config.Confi
 				socket(l.HelperSocket(), 0o600, u.Front), tree.FD{Type: "keeper"}),
 			process("postern-imaged-convert", "postern-imaged", tree.PerConnection, 3, role("convert"),
 				socket(l.ConvertSocket(), 0o600, u.Verify)),
-			process("postern-imaged-verify", "postern-imaged", tree.PerConnection, 4, role("verify"),
+			process("postern-imaged-verify", "postern-imaged", tree.PerConnection, 9, role("verify"),
 				socket(l.VerifySocket(), 0o600, u.Fetch)),
 			process("postern-imaged-fetch", "postern-imaged", tree.OnDemand, 0, role("fetch"),
 				socket(l.FetchSocket(), 0o600, u.Front)),

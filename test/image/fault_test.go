@@ -2,14 +2,10 @@ package image
 
 import (
 	"archive/tar"
-	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	img "github.com/postern-cri/postern/runtime/image"
 	"github.com/postern-cri/postern/test/fixtures"
@@ -60,42 +56,6 @@ func TestNotALayer(t *testing.T) {
 			t.Fatalf("left: %v", ents)
 		}
 		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-// TestKilledFetch: a pull that dies half-way leaves nothing that the next one
-// would believe.
-func TestKilledFetch(t *testing.T) {
-	n := newNode(t)
-	i := fixtures.MakeImage(fixtures.Config{}, fixtures.RandomLayer(1, 1<<20), fixtures.RandomLayer(2, 4<<20))
-	n.push("app", "1", i)
-	n.sign(n.key, "app", i.Digest())
-	killed := make(chan bool)
-	n.reg.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
-		if !strings.HasSuffix(r.URL.Path, fixtures.Digest(i.Layers[1].Blob)) {
-			return false
-		}
-		w.Write(i.Layers[1].Blob[:1<<20])
-		w.(http.Flusher).Flush()
-		n.procs[0].Process.Kill()
-		<-killed
-		return true
-	})
-	if _, err := n.pull("app:1"); err == nil {
-		t.Fatal("the pull did not notice")
-	}
-	close(killed)
-	n.reg.Intercept(nil)
-	n.procs[0].Wait()
-	if ents, err := os.ReadDir(filepath.Join(n.l.FetchState(), "spool")); err != nil || len(ents) > 0 {
-		t.Errorf("left in the spool: %v %v", ents, err)
-	}
-	must(t, os.Remove(n.l.FetchSocket()))
-	fd := n.listenFD(n.l.FetchSocket(), 0o600, n.users.Front)
-	n.spawn("fetch", fd)
-	unix.Close(fd)
-	if info, err := n.pull("app:1"); err != nil || info.ManifestDigest != i.Digest() {
-		t.Errorf("%+v %v", info, err)
 	}
 }
 

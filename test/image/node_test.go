@@ -70,6 +70,7 @@ type node struct {
 	questions []gate.Question
 	commits   []commit
 	procs     []*exec.Cmd
+	fetch     *exec.Cmd
 	spawned   map[string]int
 }
 
@@ -100,9 +101,8 @@ func newNode(t testing.TB) *node {
 		t.Fatal(err)
 	}
 	t.Cleanup(n.reg.Close)
-	conf := filepath.Join(n.l.Etc, "registries.conf")
-	n.write(conf, fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", n.reg.Addr))
-	n.write(n.l.Config(), fmt.Sprintf("[image]\nregistries_conf = %q\n", conf))
+	n.registries(fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", n.reg.Addr))
+	n.image("")
 	n.write(filepath.Join(n.l.TrustDir(), "demo.pub"), string(n.key.Public()))
 	n.trust("")
 	n.client = client.New(n.l)
@@ -131,12 +131,45 @@ func newNode(t testing.TB) *node {
 		// Shutdown wakes accept, which close would not.
 		t.Cleanup(func() { unix.Shutdown(fd, unix.SHUT_RDWR); unix.Close(fd) })
 	}
-	fd, err := seqpacket.Listen(n.l.FetchSocket())
-	must(t, err)
-	n.spawn("fetch", fd)
-	unix.Close(fd)
+	n.start()
 	t.Cleanup(n.stop)
 	return n
+}
+
+// start starts the fetching process.
+func (n *node) start() {
+	n.t.Helper()
+	os.Remove(n.l.FetchSocket())
+	fd := n.listenFD(n.l.FetchSocket(), 0o600, n.users.Front)
+	n.spawn("fetch", fd)
+	unix.Close(fd)
+}
+
+// kill ends it.
+func (n *node) kill() {
+	n.mu.Lock()
+	f := n.fetch
+	n.mu.Unlock()
+	f.Process.Kill()
+	f.Wait()
+}
+
+func (n *node) restart() {
+	n.t.Helper()
+	n.kill()
+	n.start()
+}
+
+// registries writes registries.conf. The fetching process reads it once.
+func (n *node) registries(text string) {
+	n.t.Helper()
+	n.write(filepath.Join(n.l.Etc, "registries.conf"), text)
+}
+
+// image writes postern.toml with more lines for [image].
+func (n *node) image(more string) {
+	n.t.Helper()
+	n.write(n.l.Config(), fmt.Sprintf("[image]\nregistries_conf = %q\n%s", filepath.Join(n.l.Etc, "registries.conf"), more))
 }
 
 func must(t testing.TB, err error) {
@@ -215,6 +248,9 @@ func (n *node) spawn(role string, fd int) {
 	}
 	n.mu.Lock()
 	n.procs = append(n.procs, cmd)
+	if role == "fetch" {
+		n.fetch = cmd
+	}
 	n.spawned[role]++
 	n.mu.Unlock()
 	if role != "fetch" {
@@ -228,7 +264,7 @@ func (n *node) stop() {
 	for _, p := range n.procs {
 		p.Process.Kill()
 	}
-	n.procs[0].Wait()
+	n.fetch.Wait()
 	if n.t.Failed() {
 		for _, role := range []string{"fetch", "verify", "convert"} {
 			b, _ := os.ReadFile(filepath.Join(n.l.Log, role+".log"))
@@ -237,10 +273,13 @@ func (n *node) stop() {
 	}
 }
 
-func (n *node) pull(ref string) (img.ImageInfo, error) {
+func (n *node) pull(ref string) (img.ImageInfo, error) { return n.pullAs(n.reg.Addr+"/"+ref, nil) }
+
+// pullAs pulls by the whole name, with credentials.
+func (n *node) pullAs(ref string, auth *img.Auth) (img.ImageInfo, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	return n.client.Pull(ctx, "req-1", n.reg.Addr+"/"+ref, nil, &img.Pod{Namespace: "ns", Name: "pod", UID: "u"}, nil)
+	return n.client.Pull(ctx, "req-1", ref, auth, &img.Pod{Namespace: "ns", Name: "pod", UID: "u"}, nil)
 }
 
 // refused pulls what must be refused: with this code, these words, and without

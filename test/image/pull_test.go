@@ -236,6 +236,7 @@ func TestRegistryThatLies(t *testing.T) {
 		"manifest with a member twice":   {"/manifests/1", []byte(strings.Replace(string(i.Manifest), "{", `{"Layers":[],`, 1)), img.Invalid},
 	} {
 		t.Run(name, func(t *testing.T) {
+			n.clearSpool()
 			n.reg.Intercept(serve(tt.path, tt.body))
 			defer n.reg.Intercept(nil)
 			_, err := n.pull("app:1")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -49,7 +50,7 @@ func ReadAuth(named string) ([]byte, error) {
 // KeepAuth puts what ReadAuth returned where the role can read it, and says where
 // that is; "" is nowhere. It runs without any right but the role's own.
 func KeepAuth(l layout.Layout, b []byte) (string, error) {
-	file := l.FetchState() + "/auth.json"
+	file := filepath.Join(l.FetchState(), "auth.json")
 	if b == nil {
 		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return "", fmt.Errorf("dropping old credentials: %w", err)

@@ -16,8 +16,7 @@ func Landlock(l layout.Layout, registriesConf string) []confine.Rule {
 	}
 	for _, p := range []string{registriesConf, registriesConf + ".d", os.DevNull,
 		"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/ssl", "/etc/pki", "/etc/ca-certificates",
-		"/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/etc/containers/certs.d", "/etc/docker/certs.d",
-		"/usr/share/zoneinfo"} {
+		"/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/usr/share/zoneinfo"} {
 		rules = append(rules, confine.Rule{Path: p, Rights: confine.Read, Optional: true})
 	}
 	for _, s := range []string{l.VerifySocket(), l.PolicySocket(), l.AuditSocket()} {

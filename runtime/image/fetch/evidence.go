@@ -16,7 +16,7 @@ import (
 // collect looks for signatures of the digests. That there is none is an answer;
 // that the registry did not say is an error, and the two are never mixed up.
 func (s *source) collect(ctx context.Context, j *evidence.Job, digests []string) error {
-	ctx, cancel := context.WithTimeout(ctx, evidence.Deadline)
+	ctx, cancel := context.WithTimeoutCause(ctx, evidence.Deadline, &stallError{evidence.Deadline})
 	defer cancel()
 	found := make([][]evidence.Signature, len(digests))
 	more := make([]bool, len(digests))
@@ -56,7 +56,7 @@ func (s *source) signatures(ctx context.Context, digest string) (list []evidence
 	if err != nil {
 		return nil, false, err
 	}
-	sig, err := openSource(ctx, s.sys, tag)
+	sig, err := openSource(ctx, s.paths, s.auth, tag)
 	if e := new(image.Error); errors.As(err, &e) && e.Code == image.NotFound {
 		return nil, false, nil
 	}

@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/containers/image/v5/types"
 
 	"github.com/postern-cri/postern/privsep/record"
 	"github.com/postern-cri/postern/runtime/image"
@@ -24,7 +22,7 @@ type flight struct {
 }
 
 // layers fetches the missing layers and has them admitted, several at once.
-func (s *Server) layers(ctx context.Context, src *source, v *verifier, rec *record.Record, missing []int, progress func(image.Progress)) error {
+func (s *Server) layers(ctx context.Context, src *source, v *verifier, rec *record.Record, missing []int, report func(image.Progress)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go v.receive()
@@ -42,7 +40,7 @@ func (s *Server) layers(ctx context.Context, src *source, v *verifier, rec *reco
 		for {
 			select {
 			case <-t.C:
-				progress(image.Progress{Stage: "download", Digest: rec.Manifest, Done: done.Load(), Total: total.Load()})
+				report(image.Progress{Stage: "download", Digest: rec.Manifest, Done: done.Load(), Total: total.Load()})
 			case <-stop:
 				return
 			}
@@ -109,44 +107,109 @@ func (s *Server) layer(ctx context.Context, src *source, v *verifier, rec *recor
 	return f.err
 }
 
+// errShort is a blob that has a proper end, too early.
+var errShort = fmt.Errorf("the blob is too short: %w", io.ErrUnexpectedEOF)
+
+// progress is how much one connection must bring to be more than another way to
+// keep a pull waiting.
+const progress = 256 << 10
+
+// one fetches one layer, from one place after another, and has it admitted.
 func (s *Server) one(ctx context.Context, src *source, v *verifier, rec *record.Record, k int, slots chan struct{}, done *atomic.Int64) error {
+	l := rec.Layers[k]
+	b, err := s.parts.open(l.Digest, l.Size)
+	if err != nil {
+		return err
+	}
+	keep := true
+	defer func() { b.close(keep) }()
+	done.Add(b.have)
+	for place := 0; ; {
+		resumed := b.have > 0
+		err := s.fill(ctx, src, place, rec.Manifest, l, b, slots, done)
+		if err == nil {
+			if err = v.admit(rec.Manifest, k, int(b.Fd())); err == nil {
+				keep = false
+				return nil
+			}
+			if image.AsError(err).Code != image.Invalid {
+				return err
+			}
+			// The bytes are wrong. Where they came from two connections, it may be that they
+			// do not belong together.
+			done.Add(-b.have)
+			if rerr := b.reset(); rerr != nil {
+				return rerr
+			}
+			if resumed {
+				continue
+			}
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		place++
+		if next, _ := src.other(rec.Manifest, place-1); next == nil {
+			return err
+		}
+	}
+}
+
+// fill fetches what is missing of a blob. The digest is computed by who parses.
+func (s *Server) fill(ctx context.Context, src *source, place int, manifest string, l record.Layer, b *part, slots chan struct{}, done *atomic.Int64) error {
 	select {
 	case slots <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	f, err := s.download(ctx, src, rec.Layers[k], done)
-	<-slots
-	if err != nil {
-		return err
+	defer func() { <-slots }()
+	for pause := 0; b.have < l.Size; {
+		from, err := src.place(ctx, manifest, place)
+		if err != nil {
+			return err
+		}
+		n, err := s.copy(ctx, from, l, b, done)
+		if b.have += n; b.have > l.Size {
+			done.Add(-b.have)
+			if err := b.reset(); err != nil {
+				return err
+			}
+			return image.Errorf(image.Invalid, "%s: layer %s: the registry sends more than the %d bytes of the manifest", src.name, l.Digest, l.Size)
+		}
+		if n >= progress {
+			pause = 0 // what moves on is gone on with, however often it breaks
+		}
+		if err == nil || ctx.Err() == nil && passing(err) && pause < len(pauses) && sleep(ctx, pauses[pause]) {
+			pause++
+			continue
+		}
+		if errors.Is(err, errShort) {
+			return image.Errorf(image.Invalid, "%s: layer %s: the registry sent %d bytes, the manifest says %d", src.name, l.Digest, b.have, l.Size)
+		}
+		return classify(src.name.String(), err)
 	}
-	defer f.Close()
-	return v.admit(rec.Manifest, k, int(f.Fd()))
+	return nil
 }
 
-// download fetches one blob to a file without a name, which goes when it is
-// closed, however this process ends. A connection that breaks is taken up again
-// where it stopped (by the transport). The digest is computed by who parses.
-func (s *Server) download(ctx context.Context, src *source, l record.Layer, done *atomic.Int64) (*os.File, error) {
-	r, err := src.blob(ctx, l.Digest)
+// copy fetches a blob from where b ends, as far as the registry sends it.
+func (s *Server) copy(ctx context.Context, from types.ImageSource, l record.Layer, b *part, done *atomic.Int64) (int64, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watch := newSteady(nil, s.Paths.Stall, func() { cancel(&stallError{s.Paths.Stall}) })
+	defer watch.timer.Stop()
+	r, err := blobFrom(ctx, from, l.Digest, b.have, l.Size)
 	if err != nil {
-		return nil, err
+		return 0, because(ctx, err)
 	}
+	// Cancelled before it is closed: the library reads to the end of what it closes.
 	defer r.Close()
-	f, err := spoolFile(filepath.Join(s.store.dir, "spool"))
-	if err != nil {
-		return nil, fmt.Errorf("making a spool file: %w", err)
+	defer cancel(nil)
+	watch.Reader = r
+	n, err := io.CopyBuffer(struct{ io.Writer }{b.File}, io.LimitReader(counting{watch, done}, l.Size-b.have+1), make([]byte, 256<<10))
+	if err == nil && b.have+n < l.Size {
+		err = errShort
 	}
-	n, err := io.CopyBuffer(struct{ io.Writer }{f}, io.LimitReader(counting{r, done}, l.Size+1), make([]byte, 256<<10))
-	if err != nil {
-		f.Close()
-		return nil, classify(src.name.String(), err)
-	}
-	if n != l.Size {
-		f.Close()
-		return nil, image.Errorf(image.Invalid, "%s: layer %s: the registry sent %d bytes or more, the manifest says %d", src.name, l.Digest, n, l.Size)
-	}
-	return f, nil
+	return n, because(ctx, err)
 }
 
 type counting struct {
@@ -154,22 +217,9 @@ type counting struct {
 	n *atomic.Int64
 }
 
+// Read implements io.Reader.
 func (c counting) Read(b []byte) (int, error) {
 	n, err := c.Reader.Read(b)
 	c.n.Add(int64(n))
 	return n, err
-}
-
-// spoolFile makes a file that never had a name, or only for a moment where the
-// filesystem cannot do that; the spool is cleared at the start for those.
-func spoolFile(dir string) (*os.File, error) {
-	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err == nil {
-		return os.NewFile(uintptr(fd), "blob"), nil
-	}
-	f, err := os.CreateTemp(dir, "blob-")
-	if err != nil {
-		return nil, err
-	}
-	return f, os.Remove(f.Name())
 }

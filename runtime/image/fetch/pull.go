@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"runtime"
-	"slices"
 	"time"
 
 	"github.com/containers/image/v5/docker/reference"
@@ -34,7 +33,7 @@ func (s *Server) pull(ctx context.Context, r image.Request, progress func(image.
 		q.facts.Pod = &facts.Pod{Namespace: r.Pod.Namespace, Name: r.Pod.Name, UID: r.Pod.UID}
 	}
 	progress(image.Progress{Stage: "resolve"})
-	src, err := openSource(ctx, s.Paths.system(r.Auth), name)
+	src, err := openSource(ctx, s.Paths, r.Auth, name)
 	if err != nil {
 		return info, err
 	}
@@ -128,6 +127,9 @@ func (s *Server) pull(ctx context.Context, r image.Request, progress func(image.
 		_ = s.commit(ctx, gate.StageDecision, q, gate.Decision{Message: image.AsError(err).Message}, nil, false)
 		return info, err
 	}
+	if err := s.store.begin(rec.Manifest, encoded); err != nil {
+		return info, err
+	}
 	q.facts.Image.Verification = verification(rec)
 	decision, err := s.decide(ctx, q, raw)
 	if err != nil {
@@ -147,7 +149,6 @@ func (s *Server) pull(ctx context.Context, r image.Request, progress func(image.
 	if info, err = describe(job, rec, name, digest); err != nil {
 		return info, err
 	}
-	info.Pinned = slices.Contains(s.Pinned, r.Ref) || slices.Contains(s.Pinned, name.String())
 	info, err = s.store.put(info, encoded)
 	return info, err
 }

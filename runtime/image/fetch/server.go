@@ -35,6 +35,7 @@ type Options struct {
 type Server struct {
 	Options
 	store *store
+	parts *parts
 
 	mu      sync.Mutex
 	flights map[string]*flight
@@ -45,21 +46,25 @@ type Server struct {
 	last    time.Time
 }
 
-// NewServer opens the index and clears what an interrupted pull left.
+// NewServer opens the index and clears what nobody will go on with.
 func NewServer(o Options) (*Server, error) {
 	dir := o.Layout.FetchState()
-	spool := filepath.Join(dir, "spool")
-	if err := os.RemoveAll(spool); err != nil {
-		return nil, fmt.Errorf("clearing the spool: %w", err)
-	}
-	if err := os.MkdirAll(spool, 0o700); err != nil {
-		return nil, fmt.Errorf("making the spool: %w", err)
+	pt, err := openParts(filepath.Join(dir, "spool"))
+	if err != nil {
+		return nil, err
 	}
 	st, err := openStore(dir)
 	if err != nil {
 		return nil, err
 	}
-	return &Server{Options: o, store: st, flights: map[string]*flight{}, images: map[string]*sync.RWMutex{},
+	for i, p := range o.Pinned {
+		n, err := parseReference(p, "docker.io")
+		if err != nil {
+			return nil, fmt.Errorf("image.pinned: %w", err)
+		}
+		o.Pinned[i] = n.String()
+	}
+	return &Server{Options: o, store: st, parts: pt, flights: map[string]*flight{}, images: map[string]*sync.RWMutex{},
 		pulls: make(chan struct{}, maxPulls), other: make(chan struct{}, 1), last: time.Now()}, nil
 }
 
@@ -115,7 +120,7 @@ func (s *Server) serve(c *seqpacket.Conn) {
 		s.work(1)
 		a := s.answer(conn, r)
 		s.work(-1)
-		if err := conn.Send(a); err != nil {
+		if err := conn.Send(a); err != nil || r.Op == "pull" {
 			return
 		}
 	}
@@ -133,11 +138,14 @@ func (s *Server) answer(conn *ipc.Conn, r image.Request) (a image.Answer) {
 	case "pull":
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
-		info, err := s.pull(ctx, r, func(p image.Progress) {
-			if conn.Send(image.Answer{Progress: &p}) != nil {
-				cancel() // nobody waits any more
-			}
-		})
+		go func() {
+			// The peer says nothing more on this connection: that it can be read from means
+			// that nobody waits any more.
+			var nothing image.Request
+			conn.Recv(&nothing, 0)
+			cancel()
+		}()
+		info, err := s.pull(ctx, r, func(p image.Progress) { _ = conn.Send(image.Answer{Progress: &p}) })
 		if err != nil {
 			return fail(err)
 		}
@@ -169,7 +177,7 @@ func (s *Server) answer(conn *ipc.Conn, r image.Request) (a image.Answer) {
 func (s *Server) page(after string) image.Answer {
 	a := image.Answer{OK: true}
 	size := 0
-	for _, i := range s.store.list() {
+	for _, i := range s.store.list(s.Pinned) {
 		if i.ID <= after {
 			continue
 		}
@@ -212,7 +220,10 @@ func (s *Server) remove(id string) error {
 			return err
 		}
 	}
-	return nil
+	// Whoever removes an image wants its space, and more of it than that of pulls
+	// that may never be tried again.
+	_, err = s.collect(v, 0)
+	return err
 }
 
 func (s *Server) removeOne(v *verifier, manifest string) error {
@@ -247,11 +258,44 @@ func (s *Server) sync() (*image.Usage, error) {
 		return nil, err
 	}
 	defer v.close()
-	a, err := v.call(admit.Request{Op: "sync"})
+	a, err := s.collect(v, partAge)
 	if err != nil {
 		return nil, err
 	}
 	return a.Usage, s.store.keepOnly(a.Manifests, since)
+}
+
+// collect removes what pulls left that did not come to their end and were not
+// tried again for a while: parts of blobs, and records with the layers that did
+// come.
+func (s *Server) collect(v *verifier, age time.Duration) (admit.Answer, error) {
+	if err := s.parts.clear(age); err != nil {
+		return admit.Answer{}, err
+	}
+	a, err := v.call(admit.Request{Op: "sync"})
+	if err != nil {
+		return a, err
+	}
+	for _, m := range a.Manifests {
+		if s.store.wanted(m, age) {
+			continue
+		}
+		l := s.lockOf(m)
+		if !l.TryLock() {
+			continue // being pulled
+		}
+		var err error
+		if !s.store.wanted(m, age) {
+			if _, err = v.call(admit.Request{Op: "remove", Manifest: m}); err == nil {
+				err = s.store.drop(m)
+			}
+		}
+		l.Unlock()
+		if err != nil {
+			return a, err
+		}
+	}
+	return a, nil
 }
 
 // reverify judges an image again by what was kept of its evidence: after the

@@ -2,12 +2,12 @@ package fetch
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strings"
+	"sync"
 
 	"github.com/containers/image/v5/docker"
 	"github.com/containers/image/v5/docker/reference"
@@ -21,69 +21,130 @@ import (
 	"github.com/postern-cri/postern/runtime/image/manifest"
 )
 
-// Paths says where the configuration of registries lies.
-type Paths struct {
-	RegistriesConf string // file; its directory of additions is beside it, with ".d"
-	AuthFile       string
-	None           string // a directory in which there is nothing
-}
-
-// DefaultRegistries is used where the node's configuration names no other.
-const DefaultRegistries = "/etc/containers/registries.conf"
-
-// system is the library's context: every place that it would look for by
-// itself, in a home directory or the environment, is set.
-func (p Paths) system(auth *image.Auth) *types.SystemContext {
-	conf := p.RegistriesConf
-	if conf == "" {
-		conf = DefaultRegistries
-		if _, err := os.Stat(conf); err != nil {
-			conf = os.DevNull
-		}
-	}
-	sys := &types.SystemContext{
-		SystemRegistriesConfPath:    conf,
-		SystemRegistriesConfDirPath: conf + ".d",
-		RegistriesDirPath:           p.None + "/registries.d",
-		UserShortNameAliasConfPath:  p.None + "/aliases.conf",
-		BlobInfoCacheDir:            p.None,
-		AuthFilePath:                p.AuthFile,
-		DockerRegistryUserAgent:     "postern",
-	}
-	if p.AuthFile == "" {
-		sys.AuthFilePath = p.None + "/auth.json"
-	}
-	if auth == nil {
-		return sys
-	}
-	user, password := auth.Username, auth.Password
-	if b, err := base64.StdEncoding.DecodeString(auth.Auth); user == "" && err == nil {
-		user, password, _ = strings.Cut(strings.TrimRight(string(b), "\x00"), ":")
-	}
-	if user != "" || auth.IdentityToken != "" {
-		sys.DockerAuthConfig = &types.DockerAuthConfig{Username: user, Password: password, IdentityToken: auth.IdentityToken}
-	}
-	sys.DockerBearerRegistryToken = auth.RegistryToken
-	return sys
-}
-
-// source is one image in a registry.
+// source is one image in a registry, or in the first of several places that has
+// it.
 type source struct {
 	types.ImageSource
-	sys  *types.SystemContext
-	name reference.Named
+	name  reference.Named // as it was asked for
+	paths Paths
+	auth  *image.Auth
+	at    endpoint // that it was opened at
+
+	mu     sync.Mutex
+	others []*other // where else the blobs of one digest are, once somebody asked
 }
 
-func openSource(ctx context.Context, sys *types.SystemContext, name reference.Named) (*source, error) {
-	ref, err := docker.NewReference(name)
+// other is another place of the same image, opened when it is needed.
+type other struct {
+	endpoint
+	once sync.Once
+	src  types.ImageSource
+	err  error
+}
+
+// openSource opens the first place that has what name says, in the order of
+// registries.conf.
+func openSource(ctx context.Context, p Paths, auth *image.Auth, name reference.Named) (*source, error) {
+	list, err := p.endpoints(name, auth)
 	if err != nil {
-		return nil, image.Errorf(image.Invalid, "%s: %v", name, err)
+		return nil, err
 	}
-	s, err := ref.NewImageSource(ctx, sys)
+	var s *source
+	err = patiently(ctx, func() error {
+		var failed []string
+		for k, e := range list {
+			src, err := p.open(ctx, e)
+			if err == nil {
+				s = &source{ImageSource: src, name: name, paths: p, auth: auth, at: e}
+				return nil
+			}
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if k == len(list)-1 { // where its name says: this one's word counts
+				if len(failed) > 0 {
+					err = fmt.Errorf("%w (before that, %s)", err, strings.Join(failed, "; "))
+				}
+				return err
+			}
+			failed = append(failed, fmt.Sprintf("%s: %v", e.ref.Name(), err))
+		}
+		return errors.New("no endpoint")
+	})
 	if err != nil {
 		return nil, classify(name.String(), err)
 	}
-	return &source{s, sys, name}, nil
+	return s, nil
+}
+
+// open connects to an endpoint and reads the manifest there.
+func (p Paths) open(ctx context.Context, e endpoint) (types.ImageSource, error) {
+	ref, err := docker.NewReference(e.ref)
+	if err != nil {
+		return nil, image.Errorf(image.Invalid, "%s: %v", e.ref, err)
+	}
+	ctx, cancel := p.bounded(ctx)
+	defer cancel()
+	s, err := ref.NewImageSource(ctx, e.sys)
+	if err != nil {
+		return nil, because(ctx, err)
+	}
+	return s, nil
+}
+
+// Close closes the source wherever it was opened.
+func (s *source) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.others {
+		o.once.Do(func() { o.err = errors.New("closed") })
+		if o.src != nil {
+			o.src.Close()
+		}
+	}
+	return s.ImageSource.Close()
+}
+
+// place returns where the blobs of the image with this digest are, the k-th place
+// in order; nil is none. The first is where the image was found.
+func (s *source) place(ctx context.Context, digest string, k int) (types.ImageSource, error) {
+	if k == 0 {
+		return s.ImageSource, nil
+	}
+	o, err := s.other(digest, k-1)
+	if o == nil || err != nil {
+		return nil, err
+	}
+	o.once.Do(func() { o.src, o.err = s.paths.open(ctx, o.endpoint) })
+	if o.err != nil {
+		return nil, classify(s.name.String(), o.err)
+	}
+	return o.src, nil
+}
+
+func (s *source) other(d string, k int) (*other, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.others == nil {
+		s.others = []*other{}
+		name, err := reference.WithDigest(reference.TrimNamed(s.name), digest.Digest(d))
+		if err != nil {
+			return nil, err
+		}
+		list, err := s.paths.endpoints(name, s.auth)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range list {
+			if e.ref.Name() != s.at.ref.Name() {
+				s.others = append(s.others, &other{endpoint: e})
+			}
+		}
+	}
+	if k >= len(s.others) {
+		return nil, nil
+	}
+	return s.others[k], nil
 }
 
 // manifest returns the bytes and the media type of the manifest that the source
@@ -95,7 +156,14 @@ func (s *source) manifest(ctx context.Context, want string) ([]byte, string, err
 		v := digest.Digest(want)
 		d = &v
 	}
-	b, mediaType, err := s.GetManifest(ctx, d)
+	var b []byte
+	var mediaType string
+	err := patiently(ctx, func() (err error) {
+		ctx, cancel := s.paths.bounded(ctx)
+		defer cancel()
+		b, mediaType, err = s.GetManifest(ctx, d)
+		return because(ctx, err)
+	})
 	if err != nil {
 		return nil, "", classify(s.name.String(), err)
 	}
@@ -108,24 +176,21 @@ func (s *source) manifest(ctx context.Context, want string) ([]byte, string, err
 	return b, mediaType, nil
 }
 
-// blob opens a blob. No URL outside the repository is ever passed: credentials
-// stay with the registry that they are for.
-func (s *source) blob(ctx context.Context, want string) (io.ReadCloser, error) {
-	r, _, err := s.GetBlob(ctx, types.BlobInfo{Digest: digest.Digest(want), Size: -1}, none.NoCache)
-	if err != nil {
-		return nil, classify(s.name.String(), err)
-	}
-	return r, nil
-}
-
-// smallBlob reads a blob of at most max bytes and checks its digest.
-func (s *source) smallBlob(ctx context.Context, want string, max int64) ([]byte, error) {
-	r, err := s.blob(ctx, want)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, max+1))
+// smallBlob reads a blob of at most max bytes and checks its digest. No URL
+// outside of the repository is ever passed on: credentials stay with the registry
+// that they are for.
+func (s *source) smallBlob(ctx context.Context, want string, max int64) (b []byte, err error) {
+	err = patiently(ctx, func() error {
+		ctx, cancel := s.paths.bounded(ctx)
+		defer cancel()
+		r, _, err := s.GetBlob(ctx, types.BlobInfo{Digest: digest.Digest(want), Size: -1}, none.NoCache)
+		if err != nil {
+			return because(ctx, err)
+		}
+		defer r.Close()
+		b, err = io.ReadAll(io.LimitReader(r, max+1))
+		return because(ctx, err)
+	})
 	if err != nil {
 		return nil, classify(s.name.String(), err)
 	}

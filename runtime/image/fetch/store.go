@@ -110,9 +110,8 @@ func (s *store) put(info image.ImageInfo, job []byte) (image.ImageInfo, error) {
 	if err != nil {
 		return info, err
 	}
-	// Not synced: without it the image is pulled again when trust changes.
-	if err := os.WriteFile(filepath.Join(s.dir, "evidence", h+".json"), job, 0o600); err != nil {
-		return info, fmt.Errorf("keeping the evidence: %w", err)
+	if err := s.keep(h, job); err != nil {
+		return info, err
 	}
 	for m, e := range s.by {
 		if m != info.ManifestDigest {
@@ -122,13 +121,43 @@ func (s *store) put(info image.ImageInfo, job []byte) (image.ImageInfo, error) {
 	if old := s.by[info.ManifestDigest]; old != nil {
 		info.RepoTags = union(old.Info.RepoTags, info.RepoTags)
 		info.RepoDigests = union(old.Info.RepoDigests, info.RepoDigests)
-		info.Pinned = info.Pinned || old.Info.Pinned
 		if info.IndexDigest == "" {
 			info.IndexDigest = old.Info.IndexDigest
 		}
 	}
 	s.by[info.ManifestDigest] = &entry{info, time.Now()}
 	return info, s.save()
+}
+
+// begin keeps the evidence of an image whose layers are still to come.
+func (s *store) begin(manifest string, job []byte) error {
+	h, err := record.Hex(manifest)
+	if err != nil {
+		return err
+	}
+	return s.keep(h, job)
+}
+
+// keep writes evidence. It is not synced: without it the image is pulled again
+// when trust changes.
+func (s *store) keep(hex string, job []byte) error {
+	if err := os.WriteFile(filepath.Join(s.dir, "evidence", hex+".json"), job, 0o600); err != nil {
+		return fmt.Errorf("keeping the evidence: %w", err)
+	}
+	return nil
+}
+
+// wanted says whether an image is here, or began to be pulled less than age ago.
+func (s *store) wanted(manifest string, age time.Duration) bool {
+	if _, ok := s.get(manifest); ok {
+		return true
+	}
+	h, err := record.Hex(manifest)
+	if err != nil {
+		return true // nothing that could be removed
+	}
+	st, err := os.Stat(filepath.Join(s.dir, "evidence", h+".json"))
+	return err == nil && time.Since(st.ModTime()) < age
 }
 
 func union(a, b []string) []string {
@@ -142,8 +171,9 @@ func union(a, b []string) []string {
 }
 
 // list returns the images by id. Two manifests with one configuration are one
-// image to the CRI: the names of both are shown, the layers of the newer.
-func (s *store) list() []image.ImageInfo {
+// image to the CRI: the names of both are shown, the layers of the newer. One
+// that has one of the names in pinned is pinned.
+func (s *store) list(pinned []string) []image.ImageInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	byID := map[string]*entry{}
@@ -160,11 +190,12 @@ func (s *store) list() []image.ImageInfo {
 		}
 		newer.Info.RepoTags = union(newer.Info.RepoTags, older.Info.RepoTags)
 		newer.Info.RepoDigests = union(newer.Info.RepoDigests, older.Info.RepoDigests)
-		newer.Info.Pinned = newer.Info.Pinned || older.Info.Pinned
 		byID[e.Info.ID] = &newer
 	}
 	var out []image.ImageInfo
 	for _, e := range byID {
+		is := func(n string) bool { return slices.Contains(pinned, n) }
+		e.Info.Pinned = slices.ContainsFunc(e.Info.RepoTags, is) || slices.ContainsFunc(e.Info.RepoDigests, is)
 		out = append(out, e.Info)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })

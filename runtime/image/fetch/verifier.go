@@ -31,7 +31,7 @@ type verifier struct {
 // maxPulls is how many verifying processes pulls may have; there is one more for
 // everything else, and init starts no others. A connection beyond them would wait with its clock
 // running.
-const maxPulls = 3
+const maxPulls = 8
 
 func (s *Server) dialVerifier(ctx context.Context, slot chan struct{}) (*verifier, error) {
 	select {
