@@ -91,7 +91,7 @@ func TestInteractive(t *testing.T) {
 		fails        bool
 	}{
 		{"terminal", `echo 'tty; exit 0' | $crictl exec -i $c sh`, false, "not a tty", false},
-		{"shell on a terminal", `stty cols 100 rows 30; $crictl exec -it $c sh -c 'tty; until stty size | grep 30; do sleep 0.1; done'`, true, "/dev/pts/0\n30 100", false},
+		{"shell on a terminal", `stty cols 100 rows 30; $crictl exec -it $c sh -c 'tty; until stty size 2>&1 | grep 30; do sleep 0.1; done'`, true, "/dev/pts/0\n30 100", false},
 		{"input from a pipe", `seq 10000 | $crictl exec -i $c sh -c 'wc -l'`, false, "10000", false},
 		{"output is whole", `$crictl exec $c seq 20000 | tail -n 1`, false, "20000", false},
 		{"stderr is apart", `$crictl exec $c sh -c 'echo out; echo err >&2' 2>/dev/null`, false, "out", false},
