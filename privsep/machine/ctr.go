@@ -198,23 +198,27 @@ func (m *Machine) mayJoin(p *plan.Plan, pinned string) error {
 
 // CtrStart lets a created process run: it waits for a reader of its fifo.
 //
-// Expected syscalls: openat(O_NONBLOCK), pidfd_open, poll, read, unlinkat.
+// Expected syscalls: pidfd_open, openat(O_NONBLOCK), poll, read, unlinkat.
 func (m *Machine) CtrStart(id string, p helper.Proc) error {
+	// The process is got hold of before the fifo lets it go: it may have done all
+	// that it has to do, and be gone, by the time that we look again.
+	pidfd, err := unix.PidfdOpen(p.PID, 0)
+	if err == nil {
+		defer unix.Close(pidfd)
+	}
+	alive := err == nil && m.Alive(p) // asked after opening: the fd is of this very process
 	fifo := m.box("launch", id, "exec.fifo")
 	fd, err := unix.Open(fifo, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-	if err == unix.ENOENT && m.Alive(p) {
+	if err == unix.ENOENT && alive {
 		return nil // started before, by a helper that was killed before it could say so
 	}
 	if err != nil {
 		return fmt.Errorf("starting a container: %w", err)
 	}
 	defer unix.Close(fd)
-	pidfd, err := unix.PidfdOpen(p.PID, 0)
-	if err != nil || !m.Alive(p) {
-		unix.Close(pidfd)
+	if !alive {
 		return errors.New("starting a container: its process has exited")
 	}
-	defer unix.Close(pidfd)
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(pidfd), Events: unix.POLLIN}}
 	for {
 		n, err := unix.Poll(poll, 10_000)
