@@ -119,7 +119,7 @@ func Enter(r Role, id layout.ID, opts Options) error {
 		{"closing stray fds", func() error { return prepare(opts) }},
 		{"setting resource limits", func() error { return limit(p) }},
 		{"entering a landlock domain", func() error { return enterLandlock(p, opts.Landlock) }},
-		{"dropping from the bounding set", func() error { return dropBounding(p.keepCaps) }},
+		{"dropping from the bounding set", func() error { return dropBounding(p.keepCaps, prctlAll) }},
 		{"changing user", func() error { return changeUser(p, id, opts.Groups) }},
 		{"dropping capabilities", func() error { return dropCaps(p) }},
 		{"hiding from debuggers", func() error { return prctlAll(unix.PR_SET_DUMPABLE, 0) }},

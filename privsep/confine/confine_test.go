@@ -18,6 +18,10 @@ import (
 	"github.com/postern-cri/postern/privsep/layout"
 )
 
+// The main thread stays the main goroutine's: the runtime cannot end it, and
+// /proc/self shows its rights.
+func init() { runtime.LockOSThread() }
+
 // The test binary executes itself, once for each role and forbidden call: what
 // is promised is what a process that went through Enter reports of itself.
 const (
@@ -393,6 +397,52 @@ func TestHelperBounds(t *testing.T) {
 				t.Errorf("%s: seccomp %s, no_new_privs %s", role, th["Seccomp"], th["NoNewPrivs"])
 			}
 		}
+	}
+}
+
+// TestThread: what a thread starts has what the thread kept, and nobody else has
+// lost anything.
+func TestThread(t *testing.T) {
+	needRoot(t)
+	bounding := func(status []byte) (b uint64) {
+		_, after, _ := strings.Cut(string(status), "CapBnd:")
+		if _, err := fmt.Sscanf(after, "%x", &b); err != nil {
+			t.Errorf("no bounding set in %q: %v", status, err)
+		}
+		return b
+	}
+	mine, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type answer struct {
+		out []byte
+		err error
+	}
+	done := make(chan answer)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		err := Thread(CNI)
+		var out []byte
+		if err == nil {
+			out, err = exec.Command("cat", "/proc/self/status").Output()
+		}
+		done <- answer{out, err}
+	}()
+	a := <-done
+	if a.err != nil {
+		t.Fatal(a.err)
+	}
+	before := bounding(mine)
+	if got, want := bounding(a.out), before&cniCaps; got != want {
+		t.Errorf("a program that the thread started has the bounding set %#x, want %#x", got, want)
+	}
+	now, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := bounding(now); got != before {
+		t.Errorf("the process has the bounding set %#x, had %#x", got, before)
 	}
 }
 

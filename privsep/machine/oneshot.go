@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/postern-cri/postern/privsep/confine"
 	"github.com/postern-cri/postern/privsep/helper"
 	"github.com/postern-cri/postern/privsep/keeper"
 	"github.com/postern-cri/postern/privsep/spec"
@@ -133,7 +134,7 @@ func (m *Machine) run(l *spec.Launch, stdio [3]*os.File, console *os.File) (res 
 // attach runs the network plugins and returns the pod's addresses.
 func (m *Machine) attach(n spec.Network) (ips []string, err error) {
 	n.ConfDir, n.BinDirs, n.CacheDir = m.Ceiling.Network.ConfDir, m.Ceiling.Network.BinDirs, m.state("cni")
-	err = oneShot(m.cni, n, cniTime, [3]*os.File{}, nil, func(r io.Reader) error {
+	read := func(r io.Reader) error {
 		for s := bufio.NewScanner(r); s.Scan(); {
 			word, rest, _ := strings.Cut(s.Text(), " ")
 			switch word {
@@ -148,7 +149,19 @@ func (m *Machine) attach(n spec.Network) (ips []string, err error) {
 			}
 		}
 		return io.ErrUnexpectedEOF
-	})
+	}
+	done := make(chan error)
+	go func() {
+		// Never unlocked: the thread ends with the goroutine. It is not the main one,
+		// which package netns keeps for the main goroutine.
+		runtime.LockOSThread()
+		err := confine.Thread(confine.CNI)
+		if err == nil {
+			err = oneShot(m.cni, n, cniTime, [3]*os.File{}, nil, read)
+		}
+		done <- err
+	}()
+	err = <-done
 	if err != nil {
 		return nil, fmt.Errorf("network %s: %w", n.Op, err)
 	}
