@@ -227,5 +227,7 @@ func tune(p profile) {
 	if p.memory > 0 {
 		debug.SetMemoryLimit(p.memory)
 	}
-	debug.FreeOSMemory()
+	if !p.brief {
+		debug.FreeOSMemory()
+	}
 }

@@ -19,6 +19,7 @@ type profile struct {
 	data         uint64 // RLIMIT_DATA
 	memory       int64  // soft heap limit
 	gogc         int
+	brief        bool // ends before its heap is worth shrinking
 }
 
 const (
@@ -45,7 +46,7 @@ var (
 var profiles = map[Role]profile{
 	Helper: {name: "helper", root: true, mayGainPrivs: true, keepCaps: allCaps &^ helperDrops, gogc: 50},
 	// CNI plugins run iptables and sysctl: both work with no_new_privs.
-	CNI: {name: "cni", root: true, keepCaps: cniCaps, nofile: 1024, gogc: 100},
+	CNI: {name: "cni", root: true, keepCaps: cniCaps, nofile: 1024, gogc: 100, brief: true},
 
 	// The front end connects to pods for port-forward, by sockets that the helper
 	// made in their network namespaces, and never listens by TCP.
@@ -64,7 +65,7 @@ var profiles = map[Role]profile{
 	Fetch: {name: "fetch", landlock: true, tcpConnect: true, families: internet, execIsEPERM: true,
 		calls: []callSet{sockets, files, memfds, pipes}, nofile: 4096, memory: 512 * mib, gogc: 75},
 	Verify: {name: "verify", landlock: true, families: local, execIsEPERM: true,
-		calls: []callSet{sockets, files, memfds, pipes}, nofile: 1024, data: 2048 * mib, memory: 1024 * mib, gogc: 75},
+		calls: []callSet{sockets, files, memfds, pipes}, nofile: 1024, data: 2048 * mib, memory: 1024 * mib, gogc: 75, brief: true},
 	Convert: {name: "convert", landlock: true,
-		calls: []callSet{sockets, memfds, pipes, anonymousFiles}, nofile: 256, data: 2048 * mib, memory: 1024 * mib, gogc: 75},
+		calls: []callSet{sockets, memfds, pipes, anonymousFiles}, nofile: 256, data: 2048 * mib, memory: 1024 * mib, gogc: 75, brief: true},
 }
