@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/postern-cri/postern/runtime/stats"
@@ -10,43 +11,82 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// The metrics carry cAdvisor's names, because the kubelet serves them in
-// cAdvisor's place.
-type metric struct {
-	name, help string
-	counter    bool
-	network    bool // has the interface as its last label; else of a container
-	value      func(*sample) (uint64, bool)
-}
-
+// sample is what is measured of one container, or of a pod, at a time.
 type sample struct {
-	cpu    stats.CPU
-	mem    stats.Memory
-	procs  uint64
-	fs     layerUsage
-	start  int64
-	net    stats.Interface
-	okCPU  bool
-	okMem  bool
-	okProc bool
+	labels []string // as baseLabels
+	now    time.Time
+	cpu    *stats.CPU
+	mem    *stats.Memory
+	disks  []stats.Disk
+	net    []stats.Interface
+	io     [2]*stats.Pressure // some, full
+	ooms   *uint64
+	tasks  *[2]uint64 // now, limit
+	procs  *uint64
+	layer  *layerUsage // of a container's root
+	fs     stats.Filesystem
+	ctr    *store.Container
 }
 
-var baseLabels = []string{"id", "name", "image"}
+// baseLabels stand on every metric, as on the kubelet's own. id is the cgroup.
+var baseLabels = []string{"id", "name", "image", "container", "pod", "namespace"}
 
-var metrics = []metric{
-	{"container_cpu_usage_seconds_total", "Cumulative cpu time consumed", true, false, func(s *sample) (uint64, bool) { return s.cpu.UsageNanos / 1e9, s.okCPU }},
-	{"container_memory_usage_bytes", "Current memory usage", false, false, func(s *sample) (uint64, bool) { return s.mem.Usage, s.okMem }},
-	{"container_memory_working_set_bytes", "Current working set", false, false, func(s *sample) (uint64, bool) { return s.mem.WorkingSet, s.okMem }},
-	{"container_memory_rss", "Size of RSS", false, false, func(s *sample) (uint64, bool) { return s.mem.RSS, s.okMem }},
-	{"container_memory_swap", "Swap usage", false, false, func(s *sample) (uint64, bool) { return s.mem.SwapUsage, s.okMem && s.mem.HasSwap }},
-	{"container_spec_memory_limit_bytes", "Memory limit", false, false, func(s *sample) (uint64, bool) { return s.mem.Limit, s.okMem }},
-	{"container_processes", "Number of processes", false, false, func(s *sample) (uint64, bool) { return s.procs, s.okProc }},
-	{"container_fs_usage_bytes", "Bytes of the writable layer", false, false, func(s *sample) (uint64, bool) { return s.fs.bytes, s.fs.at > 0 }},
-	{"container_start_time_seconds", "Start time since the epoch", false, false, func(s *sample) (uint64, bool) { return uint64(s.start / 1e9), s.start > 0 }},
-	{"container_network_receive_bytes_total", "Bytes received", true, true, func(s *sample) (uint64, bool) { return s.net.RxBytes, true }},
-	{"container_network_receive_errors_total", "Errors while receiving", true, true, func(s *sample) (uint64, bool) { return s.net.RxErrors, true }},
-	{"container_network_transmit_bytes_total", "Bytes sent", true, true, func(s *sample) (uint64, bool) { return s.net.TxBytes, true }},
-	{"container_network_transmit_errors_total", "Errors while sending", true, true, func(s *sample) (uint64, bool) { return s.net.TxErrors, true }},
+func (s *Server) sampleGroup(labels []string, cgroup string) *sample {
+	m := &sample{labels: labels, now: time.Now()}
+	if v, err := s.cgroups.CPU(cgroup); err == nil {
+		m.cpu = &v
+	}
+	if v, err := s.cgroups.Memory(cgroup); err == nil {
+		m.mem = &v
+	}
+	if v, err := s.cgroups.OOMKills(cgroup); err == nil {
+		m.ooms = &v
+	}
+	if now, limit, err := s.cgroups.Tasks(cgroup); err == nil {
+		m.tasks = &[2]uint64{now, limit}
+	}
+	m.disks = s.cgroups.Disks(cgroup)
+	m.io[0], m.io[1] = s.cgroups.IO(cgroup)
+	return m
+}
+
+func cgroupID(name string) string { return "/" + strings.TrimLeft(name, "/") }
+
+// samplePod measures a pod as a whole: its cgroup and its interfaces.
+func (s *Server) samplePod(ctx context.Context, p *store.Pod) *sample {
+	m := s.sampleGroup([]string{cgroupID(p.Cgroup), p.ID, "", "", p.Name, p.Namespace}, p.Cgroup)
+	m.net = s.network(ctx, p).list
+	return m
+}
+
+func (s *Server) sampleContainer(p *store.Pod, c *store.Container, fs stats.Filesystem) *sample {
+	m := s.sampleGroup([]string{cgroupID(c.Cgroup), c.ID, c.UserImage, c.Name, p.Name, p.Namespace}, c.Cgroup)
+	m.ctr, m.fs = c, fs
+	if v, err := s.cgroups.Processes(c.Cgroup); err == nil {
+		m.procs = &v
+	}
+	if l := s.usage.layer(c.ID); l.at > 0 {
+		m.layer = &l
+	}
+	return m
+}
+
+// collect turns a sample into metrics.
+func (m *sample) collect() []*cri.Metric {
+	var out []*cri.Metric
+	at := m.now.UnixNano()
+	for i := range families {
+		f := &families[i]
+		kind := cri.MetricType_GAUGE
+		if f.counter {
+			kind = cri.MetricType_COUNTER
+		}
+		f.read(m, func(value uint64, extra ...string) {
+			out = append(out, &cri.Metric{Name: f.name, Timestamp: at, MetricType: kind,
+				LabelValues: append(m.labels[:len(m.labels):len(m.labels)], extra...), Value: u64(value)})
+		})
+	}
+	return out
 }
 
 // ListMetricDescriptors names the metrics.
@@ -55,61 +95,31 @@ func (s *Server) ListMetricDescriptors(ctx context.Context, _ *cri.ListMetricDes
 		return nil, err
 	}
 	a := &cri.ListMetricDescriptorsResponse{}
-	for _, m := range metrics {
-		d := &cri.MetricDescriptor{Name: m.name, Help: m.help, LabelKeys: baseLabels}
-		if m.network {
-			d.LabelKeys = append(append([]string{}, baseLabels...), "interface")
-		}
-		a.Descriptors = append(a.Descriptors, d)
+	for _, f := range families {
+		a.Descriptors = append(a.Descriptors, &cri.MetricDescriptor{
+			Name: f.name, Help: f.help, LabelKeys: append(baseLabels[:len(baseLabels):len(baseLabels)], f.labels...),
+		})
 	}
 	return a, nil
 }
 
-func collect(network bool, sm *sample, labels []string) []*cri.Metric {
-	now := time.Now().UnixNano()
-	var out []*cri.Metric
-	for _, m := range metrics {
-		if m.network != network {
-			continue
-		}
-		v, ok := m.value(sm)
-		if !ok {
-			continue
-		}
-		kind := cri.MetricType_GAUGE
-		if m.counter {
-			kind = cri.MetricType_COUNTER
-		}
-		out = append(out, &cri.Metric{Name: m.name, Timestamp: now, MetricType: kind, LabelValues: labels, Value: u64(v)})
-	}
-	return out
-}
-
 func (s *Server) podMetrics(ctx context.Context) []*cri.PodSandboxMetrics {
 	var out []*cri.PodSandboxMetrics
+	fs, err := stats.FilesystemOf(s.stateDir)
+	if err != nil {
+		s.log.Warn("measuring the writable layers' file system", "error", err)
+	}
 	for _, p := range s.store.Pods() {
 		if p.State != store.Running {
 			continue
 		}
-		pm := &cri.PodSandboxMetrics{PodSandboxId: p.ID}
-		for _, i := range s.network(ctx, p).list {
-			pm.Metrics = append(pm.Metrics, collect(true, &sample{net: i}, []string{p.ID, "POD", "", i.Name})...)
-		}
+		pm := &cri.PodSandboxMetrics{PodSandboxId: p.ID, Metrics: s.samplePod(ctx, p).collect()}
 		for _, c := range s.store.Containers(p.ID) {
-			if c.State != store.Running {
-				continue
+			if c.State == store.Running {
+				pm.ContainerMetrics = append(pm.ContainerMetrics, &cri.ContainerMetrics{
+					ContainerId: c.ID, Metrics: s.sampleContainer(p, c, fs).collect(),
+				})
 			}
-			sm := &sample{fs: s.usage.layer(c.ID), start: c.Started}
-			var err error
-			sm.cpu, err = s.cgroups.CPU(c.Cgroup)
-			sm.okCPU = err == nil
-			sm.mem, err = s.cgroups.Memory(c.Cgroup)
-			sm.okMem = err == nil
-			sm.procs, err = s.cgroups.Processes(c.Cgroup)
-			sm.okProc = err == nil
-			pm.ContainerMetrics = append(pm.ContainerMetrics, &cri.ContainerMetrics{
-				ContainerId: c.ID, Metrics: collect(false, sm, []string{c.ID, c.Name, c.UserImage}),
-			})
 		}
 		out = append(out, pm)
 	}

@@ -149,7 +149,7 @@ func (s *Server) podStats(ctx context.Context, p *store.Pod) *cri.PodSandboxStat
 			continue
 		}
 		l.Containers = append(l.Containers, s.containerStats(c))
-		if n, err := s.cgroups.Processes(c.Cgroup); err == nil {
+		if n, _, err := s.cgroups.Tasks(c.Cgroup); err == nil {
 			processes += n
 		}
 	}

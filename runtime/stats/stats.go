@@ -4,9 +4,7 @@
 package stats
 
 import (
-	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,7 +16,7 @@ import (
 )
 
 // maxFile is the most bytes read of one cgroup file.
-const maxFile = 64 << 10
+const maxFile = 1 << 20
 
 // Cgroups reads cgroup files beneath one mount point.
 type Cgroups struct {
@@ -34,22 +32,6 @@ func New(root string) *Cgroups {
 
 // V2 reports whether version 2 rules alone.
 func (c *Cgroups) V2() bool { return c.v2 }
-
-// CPU is processor time.
-type CPU struct {
-	UsageNanos uint64
-	Some, Full *Pressure
-}
-
-// Memory is what a cgroup's memory controller counts.
-type Memory struct {
-	Usage, WorkingSet, RSS  uint64
-	PageFaults, MajorFaults uint64
-	Limit                   uint64 // 0 is none
-	SwapUsage, SwapLimit    uint64
-	HasSwap                 bool
-	Some, Full              *Pressure
-}
 
 // Pressure is one line of a pressure file: the averages in percent and the
 // total in nanoseconds.
@@ -121,98 +103,6 @@ func (c *Cgroups) table(controller, cgroup, file string) (map[string]uint64, err
 	return m, nil
 }
 
-// CPU reads the processor time of a cgroup.
-func (c *Cgroups) CPU(cgroup string) (CPU, error) {
-	var u CPU
-	if !c.v2 {
-		n, err := c.number("cpuacct", cgroup, "cpuacct.usage")
-		u.UsageNanos = n
-		return u, err
-	}
-	t, err := c.table("", cgroup, "cpu.stat")
-	if err != nil {
-		return u, err
-	}
-	u.UsageNanos = t["usage_usec"] * 1000
-	u.Some, u.Full = c.pressure(cgroup, "cpu.pressure")
-	return u, nil
-}
-
-// Memory reads the memory counters of a cgroup.
-func (c *Cgroups) Memory(cgroup string) (Memory, error) {
-	var m Memory
-	var err error
-	usage, limit, inactive, rss := "memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file", "total_rss"
-	fault, major := "total_pgfault", "total_pgmajfault"
-	if c.v2 {
-		usage, limit, inactive, rss, fault, major = "memory.current", "memory.max", "inactive_file", "anon", "pgfault", "pgmajfault"
-	}
-	if m.Usage, err = c.number("memory", cgroup, usage); err != nil {
-		return m, err
-	}
-	t, err := c.table("memory", cgroup, "memory.stat")
-	if err != nil {
-		return m, err
-	}
-	m.Limit, _ = c.number("memory", cgroup, limit)
-	m.RSS, m.PageFaults, m.MajorFaults = t[rss], t[fault], t[major]
-	if m.WorkingSet = m.Usage - t[inactive]; t[inactive] > m.Usage {
-		m.WorkingSet = 0
-	}
-	c.swap(cgroup, &m)
-	if c.v2 {
-		m.Some, m.Full = c.pressure(cgroup, "memory.pressure")
-	}
-	return m, nil
-}
-
-func (c *Cgroups) swap(cgroup string, m *Memory) {
-	if c.v2 {
-		n, err := c.number("", cgroup, "memory.swap.current")
-		if err != nil {
-			return
-		}
-		m.SwapUsage, m.HasSwap = n, true
-		m.SwapLimit, _ = c.number("", cgroup, "memory.swap.max")
-		return
-	}
-	n, err := c.number("memory", cgroup, "memory.memsw.usage_in_bytes")
-	if err != nil {
-		return
-	}
-	m.HasSwap = true
-	if n > m.Usage {
-		m.SwapUsage = n - m.Usage
-	}
-	if limit, _ := c.number("memory", cgroup, "memory.memsw.limit_in_bytes"); limit > m.Limit && m.Limit > 0 {
-		m.SwapLimit = limit - m.Limit
-	}
-}
-
-// IO reads the I/O pressure of a cgroup; version 1 has none.
-func (c *Cgroups) IO(cgroup string) (some, full *Pressure) {
-	if !c.v2 {
-		return nil, nil
-	}
-	return c.pressure(cgroup, "io.pressure")
-}
-
-// Processes counts the tasks of a cgroup.
-func (c *Cgroups) Processes(cgroup string) (uint64, error) {
-	return c.number("pids", cgroup, "pids.current")
-}
-
-// OOMKilled reports whether the kernel killed a process of the cgroup because
-// its memory limit was reached.
-func (c *Cgroups) OOMKilled(cgroup string) bool {
-	if c.v2 {
-		t, err := c.table("", cgroup, "memory.events")
-		return err == nil && t["oom_kill"] > 0
-	}
-	t, err := c.table("memory", cgroup, "memory.oom_control")
-	return err == nil && t["oom_kill"] > 0
-}
-
 func (c *Cgroups) pressure(cgroup, file string) (some, full *Pressure) {
 	b, err := c.read("", cgroup, file)
 	if err != nil {
@@ -233,38 +123,23 @@ func (c *Cgroups) pressure(cgroup, file string) (some, full *Pressure) {
 	return some, full
 }
 
-// Interface are the counters of one network interface.
-type Interface struct {
-	Name                                 string
-	RxBytes, RxErrors, TxBytes, TxErrors uint64
+// Filesystem is the size of a file system and what is left of it.
+type Filesystem struct {
+	Device                    string // major:minor
+	Bytes, Inodes, FreeInodes uint64
 }
 
-// NetDev reads the interface counters in r, a /proc/net/dev, but loopback's.
-func NetDev(r io.Reader) ([]Interface, error) {
-	var out []Interface
-	s := bufio.NewScanner(io.LimitReader(r, 1<<20))
-	for n := 0; s.Scan(); n++ {
-		name, rest, ok := strings.Cut(s.Text(), ":")
-		if !ok {
-			continue // the two header lines
-		}
-		f := strings.Fields(rest)
-		if len(f) < 16 {
-			return nil, errors.New("a line of net/dev has too few fields")
-		}
-		i := Interface{Name: strings.TrimSpace(name)}
-		for at, p := range map[int]*uint64{0: &i.RxBytes, 2: &i.RxErrors, 8: &i.TxBytes, 10: &i.TxErrors} {
-			v, err := strconv.ParseUint(f[at], 10, 64)
-			if err != nil {
-				return nil, fmt.Errorf("net/dev of %s: %w", i.Name, err)
-			}
-			*p = v
-		}
-		if i.Name != "lo" {
-			out = append(out, i)
-		}
+// FilesystemOf measures the file system that path lies on.
+func FilesystemOf(path string) (Filesystem, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return Filesystem{}, fmt.Errorf("statfs of %s: %w", path, err)
 	}
-	return out, s.Err()
+	var at unix.Stat_t
+	if err := unix.Stat(path, &at); err != nil {
+		return Filesystem{}, fmt.Errorf("stat of %s: %w", path, err)
+	}
+	return Filesystem{fmt.Sprintf("%d:%d", unix.Major(at.Dev), unix.Minor(at.Dev)), st.Blocks * uint64(st.Bsize), st.Files, st.Ffree}, nil
 }
 
 // SameFilesystem reports whether two paths lie on one filesystem.
