@@ -3,12 +3,14 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
@@ -84,6 +86,52 @@ func mayRaise() bool {
 	var data [2]unix.CapUserData
 	bit, _ := capability.Parse("SYS_RESOURCE")
 	return unix.Capget(&hdr, &data[0]) == nil && data[0].Effective>>bit&1 == 1
+}
+
+// rescore changes how likely the kernel kills a container that runs, for all of its
+// processes. One that has ended meanwhile needs no score.
+func (o *operation) rescore(c *libcontainer.Container, cfg *configs.Config) error {
+	want := int(o.Resources.OOMScoreAdj)
+	if want == 0 || cfg.OomScoreAdj != nil && *cfg.OomScoreAdj == want {
+		return nil
+	}
+	if want < -1000 || want > 1000 {
+		return fmt.Errorf("oom_score_adj %d is not between -1000 and 1000", want)
+	}
+	held := map[int]*os.Root{} // a number can be another process's by the time it is used: this cannot
+	defer func() {
+		for _, d := range held {
+			d.Close()
+		}
+	}()
+	pids, err := c.Processes()
+	if err != nil {
+		return fmt.Errorf("listing the container's processes: %w", err)
+	}
+	for _, pid := range pids {
+		if d, err := os.OpenRoot(fmt.Sprintf("/proc/%d", pid)); err == nil {
+			held[pid] = d
+		}
+	}
+	if pids, err = c.Processes(); err != nil {
+		return fmt.Errorf("listing the container's processes: %w", err)
+	}
+	for _, pid := range pids {
+		d := held[pid]
+		if d == nil {
+			continue // its parent's score is its own
+		}
+		err := d.WriteFile("oom_score_adj", []byte(strconv.Itoa(want)), 0)
+		switch {
+		case errors.Is(err, os.ErrPermission):
+			o.note("oom_score_adj: left as it was, this machine does not permit %d", want)
+			return nil
+		case err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH):
+			return fmt.Errorf("oom_score_adj: %w", err)
+		}
+	}
+	cfg.OomScoreAdj = &want
+	return nil
 }
 
 // oomScore sets how likely the kernel kills the container for memory. Going

@@ -158,6 +158,9 @@ func (o *operation) update() error {
 	if err := o.merge(&r, o.Resources); err != nil {
 		return err
 	}
+	if err := o.rescore(c, &cfg); err != nil {
+		return err
+	}
 	// Device rules are set once, at create.
 	r.SkipDevices = true
 	cg.Resources = &r
