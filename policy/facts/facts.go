@@ -1,6 +1,6 @@
 // Package facts is what an asker other than the privileged helper tells policy
-// about a request: a JSON object in the section gate.SectionFacts. It has no
-// dependency, so that the CRI front end can build it without linking OPA.
+// about a request: a JSON object in the section gate.SectionFacts. It depends on
+// plan alone, so that the CRI front end can build it without linking OPA.
 //
 // All of it is a claim. Policy may deny on it and never permit on it.
 package facts
@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/postern-cri/postern/privsep/plan"
 )
 
 // MaxSize is the most bytes of an encoded Facts.
@@ -26,6 +28,8 @@ type Facts struct {
 	Image       *Image       `json:"image,omitempty"`
 	Exec        *Exec        `json:"exec,omitempty"`
 	PortForward *PortForward `json:"port_forward,omitempty"`
+
+	PodResources *PodResources `json:"pod_resources,omitempty"`
 }
 
 // Caller is the peer of the CRI socket.
@@ -89,6 +93,13 @@ type Exec struct {
 // PortForward lists the ports asked for.
 type PortForward struct {
 	Ports []int32 `json:"ports,omitempty"`
+}
+
+// PodResources is the new size of a pod as a whole. Nothing is set by it: the pod's
+// cgroup is the kubelet's.
+type PodResources struct {
+	Overhead  *plan.Resources `json:"overhead,omitempty"`
+	Resources *plan.Resources `json:"resources,omitempty"`
 }
 
 // Encode encodes f for gate.SectionFacts.

@@ -21,29 +21,45 @@ func (b *builder) claims(c *plan.Claims) {
 func (b *builder) pairs(kv []plan.KV) map[string]string {
 	m := make(map[string]string, len(kv))
 	for _, p := range kv {
-		m[p.Key] = b.value(p.Key, p.Value)
+		m[p.Key] = p.Value
 	}
-	return m
-}
-
-func (b *builder) values(in map[string]string) map[string]string {
-	m := make(map[string]string, len(in))
-	for k, v := range in {
-		m[k] = b.value(k, v)
-	}
-	return m
+	return b.values(m)
 }
 
 // maxValue is the most bytes of a label's or annotation's value: tools store whole
-// manifests in annotations, which no rule wants to read.
-const maxValue = 1 << 10
+// manifests in annotations, which no rule wants to read. maxPairs is the most of all
+// values of one map: where they come to more, the long ones are cut earlier, so that
+// Kubernetes' 256 KiB of annotations do not make a document that cannot be recorded.
+const (
+	maxValue = 1 << 10
+	maxPairs = 16 << 10
+)
 
-func (b *builder) value(key, value string) string {
-	if len(value) > maxValue {
-		return fmt.Sprintf("[%d bytes]", len(value))
+func (b *builder) values(in map[string]string) map[string]string {
+	limit := maxValue
+	for limit > 1 && cutSize(in, limit) > maxPairs {
+		limit /= 2
 	}
-	v, _ := b.r.Value(key, value)
-	return v
+	m := make(map[string]string, len(in))
+	for k, v := range in {
+		if len(v) > limit {
+			m[k] = fmt.Sprintf("[%d bytes]", len(v))
+			continue
+		}
+		m[k], _ = b.r.Value(k, v)
+	}
+	return m
+}
+
+// cutSize is the size of all values where those longer than limit are cut.
+func cutSize(in map[string]string, limit int) int {
+	n := 0
+	for _, v := range in {
+		if len(v) <= limit {
+			n += len(v)
+		}
+	}
+	return n
 }
 
 func (b *builder) facts(f *facts.Facts) {
@@ -78,4 +94,15 @@ func (b *builder) facts(f *facts.Facts) {
 	if p := f.PortForward; p != nil {
 		d.Ports = p.Ports
 	}
+	if p := f.PodResources; p != nil {
+		d.Update = ClaimedUpdate{maybe(p.Overhead, resourcesOf), maybe(p.Resources, resourcesOf)}
+	}
+}
+
+func maybe[A, B any](in *A, f func(*A) B) *B {
+	if in == nil {
+		return nil
+	}
+	out := f(in)
+	return &out
 }

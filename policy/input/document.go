@@ -291,6 +291,14 @@ type Claimed struct {
 	Image     ClaimedImage     `json:"image"`
 	Exec      Exec             `json:"exec"`
 	Ports     []int32          `json:"ports"`
+	Update    ClaimedUpdate    `json:"update"`
+}
+
+// ClaimedUpdate is the new size of a pod as a whole (UpdatePodSandboxResources).
+// The kubelet has set it in the pod's cgroup already; it is remembered and shown.
+type ClaimedUpdate struct {
+	Overhead  *Resources `json:"overhead,omitempty"`
+	Resources *Resources `json:"resources,omitempty"`
 }
 
 // ClaimedCaller is the peer of the CRI socket.

@@ -11,6 +11,7 @@ package container
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/postern-cri/postern/privsep/plan"
@@ -103,7 +104,7 @@ func Plan(in Input) (plan.Plan, error) {
 		}
 	}
 	var err error
-	if p.Resources, err = Resources(c.GetLinux().GetResources()); err != nil {
+	if p.Resources, err = Resources("linux.resources", c.GetLinux().GetResources()); err != nil {
 		return p, err
 	}
 	p.Class = class(&p, &in)
@@ -122,6 +123,13 @@ func pidMode(p *plan.Plan, in *Input) error {
 			if n.ask == cri.NamespaceMode_NODE && n.pod != plan.NamespaceNode {
 				return refuse(field+n.name, "NODE, but the pod has its own")
 			}
+			// POD is also what a request says that says nothing.
+			if n.ask != cri.NamespaceMode_NODE && n.ask != cri.NamespaceMode_POD {
+				return refuse(field+n.name, "%s is not possible for a container", n.ask)
+			}
+		}
+		if err := sameUserNS(field+"userns_options", o.UsernsOptions, &in.Pod); err != nil {
+			return err
 		}
 	}
 	if o.GetTargetId() != "" && o.GetPid() != cri.NamespaceMode_TARGET {
@@ -144,6 +152,21 @@ func pidMode(p *plan.Plan, in *Input) error {
 		p.PID, p.Target = plan.NamespaceTarget, o.TargetId
 	default:
 		return refuse(field+"pid", "unknown mode %d", o.GetPid())
+	}
+	return nil
+}
+
+// sameUserNS refuses a user namespace that is not the pod's: a container has no
+// other. NODE is what a client says that does not ask for one, even where the
+// operator gave the pod one unasked.
+func sameUserNS(field string, o *cri.UserNamespace, pod *Pod) error {
+	if o == nil || o.Mode == cri.NamespaceMode_NODE && len(o.Uids)+len(o.Gids) == 0 {
+		return nil
+	}
+	uids, uerr := sandbox.IDMaps("uids", o.Uids)
+	gids, gerr := sandbox.IDMaps("gids", o.Gids)
+	if o.Mode != cri.NamespaceMode_POD || uerr != nil || gerr != nil || !pod.UserNS || !slices.Equal(uids, pod.UIDs) || !slices.Equal(gids, pod.GIDs) {
+		return refuse(field, "differ from the pod's user namespace")
 	}
 	return nil
 }

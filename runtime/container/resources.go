@@ -10,13 +10,14 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Resources translates cgroup limits; nil is no limit.
-func Resources(in *cri.LinuxContainerResources) (plan.Resources, error) {
+// Resources translates cgroup limits; nil is no limit. Errors name the fields
+// beneath field.
+func Resources(field string, in *cri.LinuxContainerResources) (plan.Resources, error) {
 	var r plan.Resources
 	if in == nil {
 		return r, nil
 	}
-	const field = "linux.resources."
+	field += "."
 	for _, f := range []struct {
 		name  string
 		v     int64

@@ -127,9 +127,9 @@ func clip(s string, n int) string {
 }
 
 func podFacts(p *store.Pod) *facts.Pod {
-	return &facts.Pod{ID: p.ID, Name: p.Name, Namespace: p.Namespace, UID: p.UID, Attempt: p.Attempt, Labels: p.Labels, Annotations: p.Annotations}
+	return &facts.Pod{ID: p.ID, Name: p.Name, Namespace: p.Namespace, UID: p.UID, Attempt: p.Attempt, Labels: claimed(p.Labels), Annotations: claimed(p.Annotations)}
 }
 
 func containerFacts(c *store.Container) *facts.Container {
-	return &facts.Container{ID: c.ID, Name: c.Name, Attempt: c.Attempt, Image: c.UserImage, Labels: c.Labels, Annotations: c.Annotations}
+	return &facts.Container{ID: c.ID, Name: c.Name, Attempt: c.Attempt, Image: c.UserImage, Labels: claimed(c.Labels), Annotations: claimed(c.Annotations)}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -27,8 +28,40 @@ func claimContainer(c *plan.Claims, ctr *store.Container) {
 	c.CtrLabels, c.CtrNotes = pairs(ctr.Labels), pairs(ctr.Annotations)
 }
 
+// maxClaim is the most bytes of a label's or annotation's value that is told to
+// others, and maxClaims of all together: tools keep whole manifests in annotations,
+// and Kubernetes allows 256 KiB of them. Of what is cut policy gets the length.
+const (
+	maxClaim  = 1 << 10
+	maxClaims = 32 << 10
+)
+
+func claimed(m map[string]string) map[string]string {
+	limit := maxClaim
+	for ; limit > 1; limit /= 2 {
+		size := 0
+		for _, v := range m {
+			if len(v) <= limit {
+				size += len(v)
+			}
+		}
+		if size <= maxClaims {
+			break
+		}
+	}
+	out := make(map[string]string, len(m))
+	for k, v := range m {
+		if len(v) > limit {
+			v = fmt.Sprintf("[%d bytes]", len(v))
+		}
+		out[k] = v
+	}
+	return out
+}
+
 // pairs sorts a map, so that equal requests have equal bytes.
 func pairs(m map[string]string) []plan.KV {
+	m = claimed(m)
 	out := make([]plan.KV, 0, len(m))
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		out = append(out, plan.KV{Key: k, Value: m[k]})

@@ -55,6 +55,9 @@ func (s *Server) CreateContainer(ctx context.Context, r *cri.CreateContainerRequ
 
 func (s *Server) create(ctx context.Context, pod *store.Pod, c *cri.ContainerConfig, request string) (string, error) {
 	const method = "CreateContainer"
+	if err := s.checkSpec("image", c.GetImage()); err != nil {
+		return "", err
+	}
 	img, err := s.findImage(ctx, c.GetImage().GetImage())
 	if err != nil {
 		return "", err
@@ -71,8 +74,7 @@ func (s *Server) create(ctx context.Context, pod *store.Pod, c *cri.ContainerCon
 			Privileged: pod.Privileged, Hostname: hostnameOf(pod), HasLogs: pod.LogDir != "",
 		},
 		VolumeImage: func(spec *cri.ImageSpec) (string, error) {
-			v, err := s.findImage(ctx, spec.Image)
-			return v.Config.Manifest, err
+			return s.volumeImage(ctx, spec)
 		},
 		Target: func(id string) error {
 			t, err := s.store.Container(id)
@@ -131,11 +133,28 @@ func newContainer(pod *store.Pod, c *cri.ContainerConfig, img Image, p *plan.Pla
 	if c.LogPath != "" {
 		ctr.LogPath = path.Join(pod.LogDir, c.LogPath)
 	}
+	at := map[string]string{} // digests of the image volumes, by where they are mounted
+	for _, m := range p.Mounts {
+		if m.From.Root == plan.RootImage {
+			at[m.To] = m.From.Name
+		}
+	}
 	for _, m := range c.Mounts {
-		ctr.Mounts = append(ctr.Mounts, store.Mount{
+		o := store.Mount{
 			To: m.ContainerPath, Host: m.HostPath, ReadOnly: m.Readonly, Recursive: m.RecursiveReadOnly, Relabel: m.SelinuxRelabel,
-			Propagation: int32(m.Propagation), Image: m.GetImage().GetImage(), SubPath: m.ImageSubPath, Options: m.MountOptions,
-		})
+			Propagation: int32(m.Propagation), Image: m.GetImage().GetImage(), UserImage: m.GetImage().GetUserSpecifiedImage(),
+			SubPath: m.ImageSubPath, Options: m.MountOptions,
+		}
+		if o.Image != "" {
+			o.ImageRef = at[path.Clean("/"+m.ContainerPath)]
+		}
+		if len(m.UidMappings) > 0 {
+			o.IDMapped |= store.MapsUIDs
+		}
+		if len(m.GidMappings) > 0 {
+			o.IDMapped |= store.MapsGIDs
+		}
+		ctr.Mounts = append(ctr.Mounts, o)
 	}
 	return ctr
 }
@@ -297,7 +316,7 @@ func (s *Server) UpdateContainerResources(ctx context.Context, r *cri.UpdateCont
 	if c.State == store.Exited {
 		return nil, status.Errorf(codes.FailedPrecondition, "container %s has exited", c.ID)
 	}
-	res, err := container.Resources(r.Linux)
+	res, err := container.Resources("linux", r.Linux)
 	if err != nil {
 		return nil, badPlan(method, err)
 	}

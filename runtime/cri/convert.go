@@ -67,6 +67,13 @@ func podStatus(p *store.Pod) *cri.PodSandboxStatus {
 	return st
 }
 
+func idMapsIf(on uint8, in []plan.IDMap) []*cri.IDMapping {
+	if on == 0 {
+		return nil
+	}
+	return idMaps(in)
+}
+
 func idMaps(in []plan.IDMap) []*cri.IDMapping {
 	var out []*cri.IDMapping
 	for _, m := range in {
@@ -79,7 +86,7 @@ func imageSpec(c *store.Container) *cri.ImageSpec {
 	return &cri.ImageSpec{Image: c.Image, UserSpecifiedImage: c.UserImage}
 }
 
-func containerStatus(c *store.Container) *cri.ContainerStatus {
+func (s *Server) containerStatus(c *store.Container) *cri.ContainerStatus {
 	st := &cri.ContainerStatus{
 		Id: c.ID, Metadata: &cri.ContainerMetadata{Name: c.Name, Attempt: c.Attempt}, State: containerState(c),
 		CreatedAt: c.Created, StartedAt: c.Started, FinishedAt: c.Finished, ExitCode: c.ExitCode,
@@ -99,7 +106,12 @@ func containerStatus(c *store.Container) *cri.ContainerStatus {
 			Propagation: cri.MountPropagation(m.Propagation), ImageSubPath: m.SubPath, MountOptions: m.Options,
 		}
 		if m.Image != "" {
-			o.Image = &cri.ImageSpec{Image: m.Image}
+			o.Image = &cri.ImageSpec{Image: m.Image, UserSpecifiedImage: m.UserImage, ImageRef: m.ImageRef}
+		}
+		if m.IDMapped != 0 {
+			if p, err := s.store.Pod(c.Pod); err == nil {
+				o.UidMappings, o.GidMappings = idMapsIf(m.IDMapped&store.MapsUIDs, p.UIDs), idMapsIf(m.IDMapped&store.MapsGIDs, p.GIDs)
+			}
 		}
 		st.Mounts = append(st.Mounts, o)
 	}
@@ -148,6 +160,7 @@ func mergeResources(old *plan.Resources, n plan.Resources) plan.Resources {
 	set(&r.MemorySwap, n.MemorySwap)
 	set(&r.OOMScoreAdj, n.OOMScoreAdj)
 	set(&r.PIDs, n.PIDs)
+	set(&r.OOMScoreAdj, n.OOMScoreAdj)
 	if n.Hugepages != nil {
 		r.Hugepages = n.Hugepages
 	}

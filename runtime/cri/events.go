@@ -78,7 +78,7 @@ func (s *Server) sendEvent(id, pod string, t cri.ContainerEventType) {
 	if p, err := s.store.Pod(pod); err == nil {
 		e.PodSandboxStatus = podStatus(p)
 		for _, c := range s.store.Containers(p.ID) {
-			e.ContainersStatuses = append(e.ContainersStatuses, containerStatus(c))
+			e.ContainersStatuses = append(e.ContainersStatuses, s.containerStatus(c))
 		}
 	}
 	s.events.send(e)

@@ -3,6 +3,8 @@ package cri
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +28,20 @@ type fakeHelper struct {
 	stubborn bool // SIGTERM is ignored
 	exec     func(id string, p plan.ExecPlan, stdio []int)
 	slow     time.Duration // for creations
+	seen     []string      // every request but HELLO and LIST, where the test keeps them
+	keep     bool
+	handles  uint64            // counts, where the test keeps requests: the same calls get the same handles
+	ips      []string          // of the next pods
+	netdev   string            // a pod's /proc/net/dev
+	hello    *wire.HelloAnswer // what the privileged side can do, where the test says it
+}
+
+func (f *fakeHelper) handle() string {
+	if !f.keep {
+		return handle()
+	}
+	f.handles++
+	return fmt.Sprintf("%064x", f.handles)
 }
 
 func handle() string {
@@ -96,6 +112,58 @@ func sections(fds []int) (planBytes []byte) {
 	return planBytes
 }
 
+// note keeps what a request says.
+func (f *fakeHelper) note(v wire.Verb, body []byte, fds []int) {
+	var r []any
+	section := func(decode func([]byte) (any, error)) {
+		b, err := wire.ReadMemfd(fds[0])
+		must(err)
+		p, c, err := wire.SplitSections(b)
+		must(err)
+		pl, err := decode(p)
+		must(err)
+		claims, err := plan.DecodeClaims(c)
+		must(err)
+		claims.RequestID = ""
+		r = append(r, pl, claims)
+	}
+	request := func(m wire.Message) {
+		must(wire.Decode(body, m))
+		r = append(r, m)
+	}
+	switch v {
+	case wire.PodCreate:
+		section(func(b []byte) (any, error) { return plan.DecodePod(b) })
+	case wire.CtrCreate:
+		request(&wire.CtrCreateRequest{})
+		section(func(b []byte) (any, error) { return plan.DecodeContainer(b) })
+	case wire.CtrExec:
+		request(&wire.CtrExecRequest{})
+		section(func(b []byte) (any, error) { return plan.DecodeExec(b) })
+	case wire.CtrUpdate:
+		var u wire.CtrUpdateRequest
+		must(wire.Decode(body, &u))
+		res, err := plan.DecodeResources(u.Resources)
+		must(err)
+		r = append(r, u.Container, res)
+	case wire.PodDelete:
+		request(&wire.PodDeleteRequest{})
+	case wire.CtrStart:
+		request(&wire.CtrStartRequest{})
+	case wire.CtrSignal:
+		request(&wire.CtrSignalRequest{})
+	case wire.CtrDelete:
+		request(&wire.CtrDeleteRequest{})
+	case wire.CtrUsage, wire.LogReopen, wire.PodSocket:
+		r = append(r, fmt.Sprintf("%x", body))
+	default:
+		return
+	}
+	b, err := json.Marshal(r)
+	must(err)
+	f.seen = append(f.seen, fmt.Sprintf("verb %d %s", v, b))
+}
+
 func must(err error) {
 	if err != nil {
 		panic(err)
@@ -108,6 +176,9 @@ func (f *fakeHelper) do(v wire.Verb, body []byte, fds []int) (wire.Message, []in
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.requests[v]++
+	if f.keep {
+		f.note(v, body, fds)
+	}
 	var no wire.Answer
 	if f.refuse != nil {
 		if a := f.refuse(v); a != nil {
@@ -117,6 +188,9 @@ func (f *fakeHelper) do(v wire.Verb, body []byte, fds []int) (wire.Message, []in
 	bad := no.Code != wire.OK
 	switch v {
 	case wire.Hello:
+		if f.hello != nil {
+			return f.hello, nil
+		}
 		return &wire.HelloAnswer{Version: wire.Version, Profile: "baseline", CgroupVersion: 1, Features: wire.FeatureNetwork}, nil
 	case wire.PodCreate:
 		_, err := plan.DecodePod(sections(fds))
@@ -125,9 +199,9 @@ func (f *fakeHelper) do(v wire.Verb, body []byte, fds []int) (wire.Message, []in
 			return &wire.PodCreateAnswer{Answer: no}, nil
 		}
 		time.Sleep(f.slow)
-		id := handle()
+		id := f.handle()
 		f.entries[id] = wire.Entry{Kind: wire.EntryPod, Handle: id, State: wire.StateReady, Cgroup: "/pods/" + id}
-		return &wire.PodCreateAnswer{Pod: id, IPs: []string{"10.0.0.2"}, Cgroup: "/pods/" + id}, nil
+		return &wire.PodCreateAnswer{Pod: id, IPs: f.ips, Cgroup: "/pods/" + id}, nil
 	case wire.PodDelete:
 		var r wire.PodDeleteRequest
 		must(wire.Decode(body, &r))
@@ -146,6 +220,14 @@ func (f *fakeHelper) do(v wire.Verb, body []byte, fds []int) (wire.Message, []in
 		}
 		return &wire.PodDeleteAnswer{Answer: no}, nil
 	case wire.PodSocket:
+		if f.netdev != "" {
+			var p [2]int
+			must(unix.Pipe2(p[:], unix.O_CLOEXEC))
+			_, err := unix.Write(p[1], []byte(f.netdev))
+			must(err)
+			unix.Close(p[1])
+			return &wire.PodSocketAnswer{}, []int{p[0]}
+		}
 		return &wire.PodSocketAnswer{Answer: wire.Answer{Code: wire.Denied, Denial: wire.Denial{By: "policy", Rule: "R", Message: "no"}}}, nil
 	case wire.CtrCreate:
 		var r wire.CtrCreateRequest
@@ -161,7 +243,7 @@ func (f *fakeHelper) do(v wire.Verb, body []byte, fds []int) (wire.Message, []in
 			return &wire.CtrCreateAnswer{Answer: no}, nil
 		}
 		time.Sleep(f.slow)
-		id := handle()
+		id := f.handle()
 		f.entries[id] = wire.Entry{Kind: wire.EntryContainer, Handle: id, Pod: r.Pod, State: wire.StateCreated}
 		return &wire.CtrCreateAnswer{Container: id, Cgroup: "/pods/" + id}, nil
 	case wire.List:
@@ -193,7 +275,7 @@ func (f *fakeHelper) doExec(no wire.Answer, body []byte, fds []int) (wire.Messag
 			theirs, ours = append(theirs, pipe[0]), append(ours, pipe[1])
 		}
 	}
-	id := handle()
+	id := f.handle()
 	do := f.exec
 	go do(id, p, ours)
 	return &wire.CtrExecAnswer{Exec: id}, theirs

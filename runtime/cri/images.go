@@ -77,6 +77,32 @@ func (s *Server) findImage(ctx context.Context, ref string) (Image, error) {
 	return img, err
 }
 
+// checkSpec refuses what an image's name can say and nobody here could keep. Its
+// annotations are hints that CRI leaves to the runtime: the image's platform is the
+// node's, whatever they say.
+func (s *Server) checkSpec(field string, i *cri.ImageSpec) error {
+	if h := i.GetRuntimeHandler(); h != "" && !slices.Contains(s.handlers, h) {
+		return invalid("%s.runtime_handler: unknown handler %q: use \"\", or list it in handlers of ceiling.toml", field, clip(h, 256))
+	}
+	return nil
+}
+
+// volumeImage returns the manifest digest of an image volume's image.
+func (s *Server) volumeImage(ctx context.Context, i *cri.ImageSpec) (string, error) {
+	if err := s.checkSpec("mounts.image", i); err != nil {
+		return "", err
+	}
+	v, err := s.findImage(ctx, i.Image)
+	if err != nil {
+		return "", err
+	}
+	// A digest that is named is the one that has to be mounted.
+	if r := i.ImageRef; r != "" && r != v.ID && r != v.Config.Manifest && !slices.Contains(v.Digests, r) {
+		return "", invalid("mounts.image.image_ref: %q is not the digest of %q", clip(r, 256), clip(i.Image, 256))
+	}
+	return v.Config.Manifest, nil
+}
+
 func toCRI(i Image) *cri.Image {
 	o := &cri.Image{Id: i.ID, RepoTags: i.Tags, RepoDigests: i.Digests, Size: i.Size, Pinned: i.Pinned}
 	user, _, _ := strings.Cut(i.Config.User, ":")
@@ -92,6 +118,9 @@ func toCRI(i Image) *cri.Image {
 }
 
 func (s *Server) filterImages(ctx context.Context, f *cri.ImageFilter) ([]*cri.Image, error) {
+	if err := s.checkSpec("filter.image", f.GetImage()); err != nil {
+		return nil, err
+	}
 	list, err := s.images.List(ctx)
 	if err != nil {
 		return nil, err
@@ -146,6 +175,9 @@ func (s *Server) ImageStatus(ctx context.Context, r *cri.ImageStatusRequest) (*c
 	if r.GetImage().GetImage() == "" {
 		return nil, invalid("image: missing")
 	}
+	if err := s.checkSpec("image", r.Image); err != nil {
+		return nil, err
+	}
 	i, err := s.images.Find(ctx, r.Image.Image)
 	if errors.Is(err, ErrImageNotFound) {
 		return &cri.ImageStatusResponse{}, nil
@@ -167,6 +199,9 @@ func (s *Server) PullImage(ctx context.Context, r *cri.PullImageRequest) (*cri.P
 	if ref == "" {
 		return nil, invalid("image: missing")
 	}
+	if err := s.checkSpec("image", r.Image); err != nil {
+		return nil, err
+	}
 	i, err := s.images.Pull(ctx, requestID(ctx), ref, r.Auth, r.GetSandboxConfig().GetMetadata())
 	if err != nil {
 		return nil, fail("PullImage", err)
@@ -183,7 +218,11 @@ func (s *Server) RemoveImage(ctx context.Context, r *cri.RemoveImageRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	if err := done(fail(method, s.removeImage(ctx, ref))); err != nil {
+	err = s.checkSpec("image", r.Image)
+	if err == nil {
+		err = s.removeImage(ctx, ref)
+	}
+	if err := done(fail(method, err)); err != nil {
 		return nil, err
 	}
 	return &cri.RemoveImageResponse{}, nil

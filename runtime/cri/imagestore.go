@@ -48,22 +48,28 @@ func (s ImageStore) Find(ctx context.Context, ref string) (Image, error) {
 
 // Pull implements Images.
 func (s ImageStore) Pull(ctx context.Context, requestID, ref string, auth *cri.AuthConfig, pod *cri.PodSandboxMetadata) (Image, error) {
-	var a *image.Auth
-	if auth != nil {
-		a = &image.Auth{
-			Username: auth.Username, Password: auth.Password, Auth: auth.Auth, ServerAddress: auth.ServerAddress,
-			IdentityToken: auth.IdentityToken, RegistryToken: auth.RegistryToken,
-		}
-	}
-	var p *image.Pod
-	if pod != nil {
-		p = &image.Pod{Namespace: pod.Namespace, Name: pod.Name, UID: pod.Uid}
-	}
-	i, err := s.Client.Pull(ctx, requestID, ref, a, p, nil)
+	i, err := s.Client.Pull(ctx, requestID, ref, imageAuth(auth), imagePod(pod), nil)
 	if err != nil {
 		return Image{}, imageError(err)
 	}
 	return fromInfo(&i), nil
+}
+
+func imageAuth(a *cri.AuthConfig) *image.Auth {
+	if a == nil {
+		return nil
+	}
+	return &image.Auth{
+		Username: a.Username, Password: a.Password, Auth: a.Auth, ServerAddress: a.ServerAddress,
+		IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken,
+	}
+}
+
+func imagePod(p *cri.PodSandboxMetadata) *image.Pod {
+	if p == nil {
+		return nil
+	}
+	return &image.Pod{Namespace: p.Namespace, Name: p.Name, UID: p.Uid}
 }
 
 // Remove implements Images.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -186,7 +187,10 @@ func TestHelperRefuses(t *testing.T) {
 func TestTooLarge(t *testing.T) {
 	w := newWorld(t)
 	r := podRequest("web")
-	r.Config.Annotations = map[string]string{"a": string(bytes.Repeat([]byte("x"), 1<<17))}
+	r.Config.Annotations = map[string]string{}
+	for i := range 10000 {
+		r.Config.Annotations[fmt.Sprint(i)] = ""
+	}
 	if _, err := w.runtime.RunPodSandbox(t.Context(), r); status.Code(err) != codes.InvalidArgument {
 		t.Error(err)
 	}

@@ -102,7 +102,7 @@ func (s *Server) ContainerStatus(ctx context.Context, r *cri.ContainerStatusRequ
 	if err != nil {
 		return nil, fail("ContainerStatus", err)
 	}
-	a := &cri.ContainerStatusResponse{Status: containerStatus(c)}
+	a := &cri.ContainerStatusResponse{Status: s.containerStatus(c)}
 	if r.Verbose {
 		a.Info = info(map[string]any{"sandboxID": c.Pod, "cgroup": c.Cgroup, "manifest": c.Manifest, "user": c.User, "tty": c.TTY})
 	}

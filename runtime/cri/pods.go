@@ -31,6 +31,10 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest)
 		return nil, s.outside(ctx, method, facts.Facts{Pod: &facts.Pod{
 			Name: m.GetName(), Namespace: m.GetNamespace(), UID: m.GetUid(), Attempt: m.GetAttempt()}}, err)
 	}
+	overhead, resources, err := podResources("linux.", r.Config.GetLinux().GetOverhead(), r.Config.GetLinux().GetResources())
+	if err != nil {
+		return nil, badPlan(method, err)
+	}
 	s.places.FitPod(&p)
 	if _, err := plan.EncodePod(p); err != nil {
 		return nil, badPlan(method, err)
@@ -40,7 +44,7 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest)
 		Name: m.Name, Namespace: m.Namespace, UID: m.Uid, Attempt: m.Attempt, State: store.Running,
 		Hostname: p.Hostname, LogDir: c.LogDirectory, Handler: r.RuntimeHandler, Labels: c.Labels, Annotations: c.Annotations,
 		Network: p.Network, PID: p.PID, IPC: p.IPC, UserNS: p.UserNS, UIDs: p.UIDs, GIDs: p.GIDs,
-		Privileged: p.Privileged, Request: digest(r),
+		Privileged: p.Privileged, Request: digest(r), Overhead: overhead, Resources: resources,
 	}
 	claims := s.claims(ctx, method)
 	claimPod(&claims, pod)
@@ -229,23 +233,12 @@ func (s *Server) PodSandboxStatus(ctx context.Context, r *cri.PodSandboxStatusRe
 	// containers for ever. Without, it asks for each, as it does without the gate.
 	a := &cri.PodSandboxStatusResponse{Status: podStatus(p)}
 	for _, c := range s.store.Containers(p.ID) {
-		a.ContainersStatuses = append(a.ContainersStatuses, containerStatus(c))
+		a.ContainersStatuses = append(a.ContainersStatuses, s.containerStatus(c))
 	}
 	if r.Verbose {
-		a.Info = info(map[string]any{"cgroup": p.Cgroup, "hostname": p.Hostname, "runtimeHandler": p.Handler})
+		a.Info = info(map[string]any{
+			"cgroup": p.Cgroup, "hostname": p.Hostname, "runtimeHandler": p.Handler, "overhead": p.Overhead, "resources": p.Resources,
+		})
 	}
 	return a, nil
-}
-
-// UpdatePodSandboxResources has nothing to do: the pod's cgroup is the kubelet's.
-func (s *Server) UpdatePodSandboxResources(ctx context.Context, r *cri.UpdatePodSandboxResourcesRequest) (*cri.UpdatePodSandboxResourcesResponse, error) {
-	f := facts.Facts{}
-	if p, err := s.store.Pod(r.PodSandboxId); err == nil {
-		f.Pod = podFacts(p)
-	}
-	done, err := s.ask(ctx, "UpdatePodSandboxResources", f)
-	if err != nil {
-		return nil, err
-	}
-	return nil, done(status.Error(codes.Unimplemented, "the pod's cgroup belongs to the kubelet, which has set it already: there is nothing for the runtime to update"))
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-cri/postern/runtime/stats"
@@ -52,6 +53,8 @@ type Server struct {
 	stateDir string
 	version  string
 	log      *slog.Logger
+
+	podCIDR atomic.Pointer[string] // as the kubelet said
 
 	reads  readCounter
 	exits  exitBox

@@ -39,6 +39,13 @@ type helloCache struct {
 	at   time.Time
 }
 
+// forget makes the next question a new one.
+func (h *helloCache) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.at = time.Time{}
+}
+
 func (s *Server) hi(ctx context.Context) (*wire.HelloAnswer, error) {
 	h := &s.hello
 	h.mu.Lock()
@@ -90,7 +97,7 @@ func (s *Server) Status(ctx context.Context, r *cri.StatusRequest) (*cri.StatusR
 		}
 		a.Info = info(map[string]any{
 			"ceiling": h.Profile, "cgroupVersion": h.CgroupVersion, "features": on,
-			"pods": len(s.store.Pods()), "containers": len(s.store.Containers("")),
+			"podCIDR": s.podCIDR.Load(), "pods": len(s.store.Pods()), "containers": len(s.store.Containers("")),
 		})
 	}
 	return a, nil

@@ -2,6 +2,8 @@ package cri
 
 import (
 	"context"
+	"net/netip"
+	"strings"
 
 	"github.com/postern-cri/postern/policy/facts"
 	"google.golang.org/grpc/codes"
@@ -42,12 +44,30 @@ func (s *Server) RestorePod(ctx context.Context, _ *cri.RestorePodRequest) (*cri
 	return nil, s.unsupported(ctx, "RestorePod", facts.Facts{}, noCheckpoint)
 }
 
-// UpdateRuntimeConfig is accepted: the pod CIDR, which is all it can say,
-// belongs to the CNI configuration, which only the operator writes.
-func (s *Server) UpdateRuntimeConfig(ctx context.Context, _ *cri.UpdateRuntimeConfigRequest) (*cri.UpdateRuntimeConfigResponse, error) {
+// UpdateRuntimeConfig is told the node's pod CIDR, which is all it can say. Which
+// addresses pods get stands in the CNI configuration, which only the operator
+// writes; what was said here is shown by a verbose Status, to be compared.
+func (s *Server) UpdateRuntimeConfig(ctx context.Context, r *cri.UpdateRuntimeConfigRequest) (*cri.UpdateRuntimeConfigResponse, error) {
 	done, err := s.ask(ctx, "UpdateRuntimeConfig", facts.Facts{})
 	if err != nil {
 		return nil, err
 	}
-	return &cri.UpdateRuntimeConfigResponse{}, done(nil)
+	err = s.setPodCIDR(r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr())
+	if err = done(err); err != nil {
+		return nil, err
+	}
+	return &cri.UpdateRuntimeConfigResponse{}, nil
+}
+
+func (s *Server) setPodCIDR(list string) error {
+	if list == "" {
+		return nil
+	}
+	for c := range strings.SplitSeq(list, ",") {
+		if _, err := netip.ParsePrefix(c); err != nil {
+			return invalid("runtime_config.network_config.pod_cidr: %q is no network", clip(c, 64))
+		}
+	}
+	s.podCIDR.Store(&list)
+	return nil
 }

@@ -2,7 +2,9 @@ package cri
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -25,6 +27,7 @@ import (
 type fakePolicy struct {
 	mu    sync.Mutex
 	asked map[string]int
+	facts []string // of every question, as the asker wrote them
 	deny  bool
 	err   error
 }
@@ -33,6 +36,9 @@ func (p *fakePolicy) Decide(_ context.Context, q gate.Question) (gate.Decision, 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asked[q.Method]++
+	for _, s := range q.Sections {
+		p.facts = append(p.facts, q.Method+" "+string(s.Data))
+	}
 	if p.err != nil {
 		return gate.Decision{}, p.err
 	}
@@ -53,32 +59,58 @@ func (a *fakeAudit) Commit(_ context.Context, s gate.Stage, record []byte, _ boo
 	return uint64(len(a.stages)), a.err
 }
 
-type fakeImages struct{}
+// fakeImages has one image; what it is asked to do is noted.
+type fakeImages struct{ did *[]string }
 
 var testImage = Image{ID: "sha256:" + strings.Repeat("1", 64), Tags: []string{"reg/app:1"}, Config: container.Image{
-	Manifest: "sha256:" + strings.Repeat("a", 64), Cmd: []string{"/bin/app"},
+	Manifest: "sha256:" + strings.Repeat("a", 64), Cmd: []string{"/bin/app"}, User: "7",
 }}
 
+// namedUser is an image whose user is a name.
+var namedUser = Image{ID: "sha256:" + strings.Repeat("2", 64), Tags: []string{"reg/named:1"}, Digests: []string{"reg/named@sha256:" + strings.Repeat("b", 64)},
+	Size: 5, Pinned: true, Config: container.Image{Manifest: "sha256:" + strings.Repeat("b", 64), Cmd: []string{"/bin/app"}, User: "bob"},
+}
+
 func (fakeImages) Find(_ context.Context, ref string) (Image, error) {
+	if ref == namedUser.ID {
+		return namedUser, nil
+	}
 	if ref == "reg/app:1" || ref == testImage.ID {
 		return testImage, nil
 	}
 	return Image{}, ErrImageNotFound
 }
-func (fakeImages) List(context.Context) ([]Image, error) { return []Image{testImage}, nil }
-func (fakeImages) Pull(context.Context, string, string, *cri.AuthConfig, *cri.PodSandboxMetadata) (Image, error) {
-	return Image{}, errors.New("no network")
+func (fakeImages) List(context.Context) ([]Image, error) { return []Image{testImage, namedUser}, nil }
+func (f fakeImages) Pull(_ context.Context, _, ref string, a *cri.AuthConfig, p *cri.PodSandboxMetadata) (Image, error) {
+	if f.did == nil {
+		return Image{}, errors.New("no network")
+	}
+	b, err := json.Marshal([]any{imageAuth(a), imagePod(p)})
+	must(err)
+	*f.did = append(*f.did, fmt.Sprintf("pull %s %s", ref, b))
+	return testImage, nil
 }
-func (fakeImages) Remove(context.Context, string) error { return nil }
+func (f fakeImages) Remove(_ context.Context, id string) error {
+	if f.did != nil {
+		*f.did = append(*f.did, "remove "+id)
+	}
+	return nil
+}
 func (fakeImages) Usage(context.Context) (Usage, error) { return Usage{"/", 1, 1}, nil }
 
-type noUsers struct{}
+// oneUser is an image with one user, five, who is in group 55.
+type oneUser struct{}
 
-func (noUsers) ByName(string) (uint32, uint32, bool, error) { return 0, 0, false, nil }
-func (noUsers) ByUID(uint32) (string, uint32, bool, error)  { return "", 0, false, nil }
-func (noUsers) Group(string) (uint32, bool, error)          { return 0, false, nil }
-func (noUsers) Member(string) ([]uint32, error)             { return nil, nil }
-func (noUsers) Close() error                                { return nil }
+func (oneUser) ByName(n string) (uint32, uint32, bool, error) { return 5, 5, n == "five", nil }
+func (oneUser) ByUID(u uint32) (string, uint32, bool, error) {
+	if u != 5 {
+		return "", 0, false, nil
+	}
+	return "five", 5, true, nil
+}
+func (oneUser) Group(string) (uint32, bool, error) { return 0, false, nil }
+func (oneUser) Member(string) ([]uint32, error)    { return []uint32{55}, nil }
+func (oneUser) Close() error                       { return nil }
 
 type fakePlaces struct{}
 
@@ -107,15 +139,26 @@ type world struct {
 	audit   *fakeAudit
 	runtime cri.RuntimeServiceClient
 	image   cri.ImageServiceClient
+	cc      *grpc.ClientConn
 	dir     string
+	places  Places
+	names   []string  // of the runtime handlers
+	stop    func()    // ends the server early; harmless twice
+	images  *[]string // what the image store was asked to do
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldWith(t, func(*world) {})
+}
+
+func newWorldWith(t *testing.T, change func(*world)) *world {
+	t.Helper()
 	w := &world{
-		helper: &fakeHelper{entries: map[string]wire.Entry{}, requests: map[wire.Verb]int{}},
-		policy: &fakePolicy{asked: map[string]int{}}, audit: &fakeAudit{}, dir: t.TempDir(),
+		helper: &fakeHelper{entries: map[string]wire.Entry{}, requests: map[wire.Verb]int{}, ips: []string{"10.0.0.2"}},
+		policy: &fakePolicy{asked: map[string]int{}}, audit: &fakeAudit{}, dir: t.TempDir(), places: fakePlaces{},
 	}
+	change(w)
 	w.helper.serve(t, filepath.Join(w.dir, "helper"))
 	w.start(t)
 	return w
@@ -133,8 +176,8 @@ func (w *world) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Server = New(Options{
-		Helper: h, Policy: w.policy, Audit: w.audit, Images: fakeImages{}, Store: st, Places: fakePlaces{},
-		Cgroups: stats.New(w.dir), Users: func(Image) (Users, error) { return noUsers{}, nil }, StateDir: w.dir,
+		Helper: h, Policy: w.policy, Audit: w.audit, Images: fakeImages{w.images}, Store: st, Places: w.places, Handlers: w.names,
+		Cgroups: stats.New(w.dir), Users: func(Image) (Users, error) { return oneUser{}, nil }, StateDir: w.dir,
 		Stream: filepath.Join(w.dir, "stream"), Logs: filepath.Join(w.dir, "log"), Version: "test",
 	})
 	w.helper.mu.Lock()
@@ -153,7 +196,9 @@ func (w *world) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cc.Close(); g.Stop(); st.Close() })
+	w.stop = sync.OnceFunc(func() { cc.Close(); g.Stop(); st.Close() })
+	t.Cleanup(w.stop)
+	w.cc = cc
 	w.runtime, w.image = cri.NewRuntimeServiceClient(cc), cri.NewImageServiceClient(cc)
 }
 

@@ -38,6 +38,10 @@ func Plan(cfg *cri.PodSandboxConfig, handler string, at Locator) (plan.PodPlan, 
 	sc := cfg.GetLinux().GetSecurityContext()
 	p.UID = cfg.Metadata.Uid
 	p.Handler = handler
+	// There is no sandbox process that any of the two could be of.
+	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
+		return p, Refuse("linux.security_context.run_as_group", "only with run_as_user")
+	}
 	p.Privileged = sc.GetPrivileged()
 	if err := namespaces(&p, sc.GetNamespaceOptions()); err != nil {
 		return p, err

@@ -48,6 +48,8 @@ type Pod struct {
 	UIDs        []plan.IDMap       `json:"uids,omitempty"`
 	GIDs        []plan.IDMap       `json:"gids,omitempty"`
 	Privileged  bool               `json:"privileged,omitempty"`
+	Overhead    *plan.Resources    `json:"overhead,omitempty"` // as the kubelet said last: the pod's cgroup is its own
+	Resources   *plan.Resources    `json:"res,omitempty"`
 	Request     string             `json:"request,omitempty"` // digest of the request that made it
 }
 
@@ -72,9 +74,18 @@ type Mount struct {
 	Relabel     bool     `json:"relabel,omitempty"`
 	Propagation int32    `json:"prop,omitempty"`
 	Image       string   `json:"image,omitempty"`
+	UserImage   string   `json:"user_image,omitempty"`
+	ImageRef    string   `json:"image_ref,omitempty"` // digest of the image's manifest
+	IDMapped    uint8    `json:"idmap,omitempty"`     // MapsUIDs, MapsGIDs: the request repeated the pod's mappings
 	SubPath     string   `json:"sub,omitempty"`
 	Options     []string `json:"opts,omitempty"`
 }
+
+// Bits of Mount.IDMapped.
+const (
+	MapsUIDs uint8 = 1 << iota
+	MapsGIDs
+)
 
 // Container is one container.
 type Container struct {
