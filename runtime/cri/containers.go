@@ -300,7 +300,8 @@ func (s *Server) remove(ctx context.Context, c *store.Container) error {
 	s.exits.forget(c.ID)
 	s.usage.forget(c.ID)
 	s.rates.forget(c.ID)
-	return s.store.RemoveContainer(c.ID)
+	s.store.Remove(c.ID)
+	return nil
 }
 
 // UpdateContainerResources changes limits. It is decided at the boundary.

@@ -53,7 +53,7 @@ func Main(l layout.Layout, users layout.Users, version string) error {
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(filepath.Join(l.FrontState(), "state.db"))
+	st, err := store.Open(filepath.Join(l.FrontState(), "state"), log)
 	if err != nil {
 		return err
 	}

@@ -216,7 +216,8 @@ func (s *Server) removePod(ctx context.Context, p *store.Pod) error {
 	s.podEvent(p.ID, cri.ContainerEventType_CONTAINER_DELETED_EVENT)
 	s.rates.forget(p.ID)
 	s.usage.forget(p.ID)
-	return s.store.RemovePod(p.ID)
+	s.store.Remove(p.ID)
+	return nil
 }
 
 // PodSandboxStatus describes one pod.

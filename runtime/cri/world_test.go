@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -171,7 +172,7 @@ func (w *world) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := store.Open(filepath.Join(w.dir, "state.db"))
+	st, err := store.Open(filepath.Join(w.dir, "state"), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,16 +1,14 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
+	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 )
 
 // ErrNotFound says that there is no such pod or container.
@@ -19,15 +17,12 @@ var ErrNotFound = errors.New("not found")
 // ErrAmbiguous says that a shortened id fits several.
 var ErrAmbiguous = errors.New("several ids begin like this")
 
-var (
-	podBucket = []byte("pods")
-	ctrBucket = []byte("containers")
-)
-
 // Store is the state of one node.
 type Store struct {
-	db    *bbolt.DB
+	log   *slog.Logger
 	write sync.Mutex // one writer at a time; readers never wait for it
+	j     *journal
+	owed  map[string]bool // ids whose last change could not be written yet
 
 	mu   sync.RWMutex
 	pods map[string]*Pod
@@ -43,84 +38,82 @@ type Store struct {
 	wg      sync.WaitGroup
 }
 
-// Open opens the state in the file at path. A file that cannot be read, as a
-// power cut can leave it, is moved aside: nothing of what it spoke of still
-// runs, and what does is found at the helper.
-func Open(path string) (*Store, error) {
-	s, err := open(path)
+// Open opens the state in the file at path. What a power cut left unreadable at
+// its end is dropped: nothing of what it spoke of still runs, and what does is
+// found at the helper.
+func Open(path string, log *slog.Logger) (*Store, error) {
+	s, err := open(path, log)
 	if err == nil {
-		return s, nil
+		s.wg.Add(1)
+		go s.syncer()
 	}
-	if errors.Is(err, os.ErrPermission) || errors.Is(err, berrors.ErrTimeout) {
-		return nil, err
-	}
-	if rerr := os.Rename(path, path+".bad"); rerr != nil {
-		return nil, errors.Join(err, rerr)
-	}
-	return open(path)
+	return s, err
 }
 
-func open(path string) (s *Store, err error) {
-	defer func() {
-		// bbolt panics on a torn page.
-		if r := recover(); r != nil {
-			err = fmt.Errorf("the state in %s is damaged: %v", path, r)
-		}
-	}()
-	// Every write reaches the page cache before it is answered, so a killed
-	// process loses nothing; the disk follows within syncDelay. fsync per change
-	// would cost more than all else in starting a pod, and after a power cut
-	// nothing that this file speaks of is alive.
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout: 5 * time.Second, NoSync: true, NoGrowSync: true, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("opening the state: %w", err)
-	}
-	s = &Store{
-		db: db, pods: map[string]*Pod{}, ctrs: map[string]*Container{}, name: map[string]string{},
+func open(path string, log *slog.Logger) (*Store, error) {
+	s := &Store{
+		log: log, owed: map[string]bool{}, pods: map[string]*Pod{}, ctrs: map[string]*Container{}, name: map[string]string{},
 		flights: map[string]*flight{}, dirty: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	if err := s.load(); err != nil {
-		db.Close()
+	j, lost, err := openJournal(path, s.replay)
+	if err != nil {
 		return nil, err
 	}
-	s.wg.Add(1)
-	go s.syncer()
+	if lost > 0 {
+		log.Warn("the end of the state was unreadable and is dropped, as after a power cut", "file", path, "bytes", lost)
+	}
+	s.j = j
 	return s, nil
 }
 
-func (s *Store) load() error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		pods, err := tx.CreateBucketIfNotExists(podBucket)
-		if err != nil {
-			return err
-		}
-		ctrs, err := tx.CreateBucketIfNotExists(ctrBucket)
-		if err != nil {
-			return err
-		}
-		if err := pods.ForEach(func(k, v []byte) error {
-			var p Pod
-			if err := json.Unmarshal(v, &p); err != nil || p.ID != string(k) {
-				return fmt.Errorf("pod %q in the state is damaged: %v", k, err)
-			}
-			s.pods[p.ID], s.name[p.Key()] = &p, p.ID
-			return nil
-		}); err != nil {
-			return err
-		}
-		return ctrs.ForEach(func(k, v []byte) error {
-			var c Container
-			if err := json.Unmarshal(v, &c); err != nil || c.ID != string(k) {
-				return fmt.Errorf("container %q in the state is damaged: %v", k, err)
-			}
-			s.ctrs[c.ID], s.name[c.Key()] = &c, c.ID
-			return nil
-		})
-	})
+func (s *Store) replay(e entry) {
+	switch {
+	case e.Pod != nil:
+		s.setPod(e.Pod)
+	case e.Ctr != nil:
+		s.setContainer(e.Ctr)
+	case e.Gone != "":
+		s.unset(e.Gone)
+	}
 }
 
+func (s *Store) setPod(p *Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pods[p.ID], s.name[p.Key()] = p, p.ID
+}
+
+func (s *Store) setContainer(c *Container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ctrs[c.ID], s.name[c.Key()] = c, c.ID
+}
+
+func (s *Store) unset(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p, ok := s.pods[id]; ok {
+		delete(s.pods, id)
+		delete(s.name, p.Key())
+	}
+	if c, ok := s.ctrs[id]; ok {
+		delete(s.ctrs, id)
+		delete(s.name, c.Key())
+	}
+}
+
+// entryOf is how the journal is told of an id as it is now.
+func (s *Store) entryOf(id string) entry {
+	if p, ok := s.pod(id); ok {
+		return entry{Pod: p}
+	}
+	if c, ok := s.container(id); ok {
+		return entry{Ctr: c}
+	}
+	return entry{Gone: id}
+}
+
+// syncDelay is how far the disk may be behind, and how often a full one is tried.
 const syncDelay = 200 * time.Millisecond
 
 func (s *Store) syncer() {
@@ -136,67 +129,111 @@ func (s *Store) syncer() {
 			return
 		case <-time.After(syncDelay):
 		}
-		_ = s.db.Sync() // the next change tries again
+		s.settle()
 	}
 }
 
-// Close writes everything to the disk and closes the file.
-func (s *Store) Close() error {
-	s.closing.Do(func() { close(s.done) })
-	s.wg.Wait()
+// settle writes what is owed, the file anew where it is mostly history, and has
+// all of it reach the disk, for which nobody waits.
+func (s *Store) settle() {
+	s.tidy()
+	if err := s.j.sync(); err != nil {
+		s.log.Error("the state did not reach the disk", "error", err)
+	}
+}
+
+func (s *Store) tidy() {
 	s.write.Lock()
 	defer s.write.Unlock()
-	return errors.Join(s.db.Sync(), s.db.Close())
+	if len(s.owed) > 0 {
+		var all []entry
+		for _, id := range slices.Sorted(maps.Keys(s.owed)) {
+			all = append(all, s.entryOf(id))
+		}
+		if s.j.append(all...) != nil {
+			s.touch()
+			return
+		}
+		s.log.Info("the state is written again", "changes", len(all))
+		clear(s.owed)
+	}
+	if s.j.size > s.j.next {
+		if err := s.j.rewrite(s.live()); err != nil {
+			s.log.Error("the state is kept in a file that grows", "error", err)
+		}
+	}
 }
 
-func (s *Store) put(bucket []byte, id string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encoding the state: %w", err)
+func (s *Store) live() []entry {
+	var all []entry
+	for _, p := range s.Pods() {
+		all = append(all, entry{Pod: p})
 	}
-	return s.change(func(tx *bbolt.Tx) error { return tx.Bucket(bucket).Put([]byte(id), b) })
+	for _, c := range s.Containers("") {
+		all = append(all, entry{Ctr: c})
+	}
+	return all
 }
 
-func (s *Store) change(f func(*bbolt.Tx) error) error {
-	if err := s.db.Update(f); err != nil {
-		return fmt.Errorf("writing the state: %w", err)
-	}
+func (s *Store) touch() {
 	select {
 	case s.dirty <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
-// AddPod stores a new pod.
+// Close writes what is left and closes the file.
+func (s *Store) Close() error {
+	s.closing.Do(func() { close(s.done) })
+	s.wg.Wait()
+	s.settle()
+	s.write.Lock()
+	defer s.write.Unlock()
+	return s.j.close()
+}
+
+// keep writes what is so already. Where it cannot be written, it is owed: a full
+// disk keeps nothing from ending.
+func (s *Store) keep(id string) {
+	err := s.j.append(s.entryOf(id))
+	switch {
+	case err == nil:
+		delete(s.owed, id)
+	case len(s.owed) == 0:
+		s.log.Error("changes are kept in memory until they can be written", "error", err)
+		fallthrough
+	default:
+		s.owed[id] = true
+	}
+	s.touch()
+}
+
+// AddPod adds a pod, or fails.
 func (s *Store) AddPod(p *Pod) error {
 	s.write.Lock()
 	defer s.write.Unlock()
-	if err := s.put(podBucket, p.ID, p); err != nil {
+	if err := s.j.append(entry{Pod: p}); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pods[p.ID], s.name[p.Key()] = p, p.ID
+	s.setPod(p)
+	s.touch()
 	return nil
 }
 
-// AddContainer stores a new container.
+// AddContainer adds a container, or fails.
 func (s *Store) AddContainer(c *Container) error {
 	s.write.Lock()
 	defer s.write.Unlock()
-	if err := s.put(ctrBucket, c.ID, c); err != nil {
+	if err := s.j.append(entry{Ctr: c}); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ctrs[c.ID], s.name[c.Key()] = c, c.ID
+	s.setContainer(c)
+	s.touch()
 	return nil
 }
 
-// UpdatePod replaces the pod by what f makes of a copy; f returns false to
-// leave it. The new value is in memory even where the disk refuses it: what
-// happened has happened.
+// UpdatePod replaces a pod by a changed copy; f returns false to leave it. The
+// only error is that there is none.
 func (s *Store) UpdatePod(id string, f func(*Pod) bool) (*Pod, error) {
 	s.write.Lock()
 	defer s.write.Unlock()
@@ -208,10 +245,9 @@ func (s *Store) UpdatePod(id string, f func(*Pod) bool) (*Pod, error) {
 	if !f(n) {
 		return p, nil
 	}
-	s.mu.Lock()
-	s.pods[id] = n
-	s.mu.Unlock()
-	return n, s.put(podBucket, id, n)
+	s.setPod(n)
+	s.keep(id)
+	return n, nil
 }
 
 // UpdateContainer is UpdatePod for a container.
@@ -226,36 +262,17 @@ func (s *Store) UpdateContainer(id string, f func(*Container) bool) (*Container,
 	if !f(n) {
 		return c, nil
 	}
-	s.mu.Lock()
-	s.ctrs[id] = n
-	s.mu.Unlock()
-	return n, s.put(ctrBucket, id, n)
+	s.setContainer(n)
+	s.keep(id)
+	return n, nil
 }
 
-// RemovePod forgets a pod.
-func (s *Store) RemovePod(id string) error {
+// Remove forgets a pod or a container.
+func (s *Store) Remove(id string) {
 	s.write.Lock()
 	defer s.write.Unlock()
-	s.mu.Lock()
-	if p, ok := s.pods[id]; ok {
-		delete(s.pods, id)
-		delete(s.name, p.Key())
-	}
-	s.mu.Unlock()
-	return s.change(func(tx *bbolt.Tx) error { return tx.Bucket(podBucket).Delete([]byte(id)) })
-}
-
-// RemoveContainer forgets a container.
-func (s *Store) RemoveContainer(id string) error {
-	s.write.Lock()
-	defer s.write.Unlock()
-	s.mu.Lock()
-	if c, ok := s.ctrs[id]; ok {
-		delete(s.ctrs, id)
-		delete(s.name, c.Key())
-	}
-	s.mu.Unlock()
-	return s.change(func(tx *bbolt.Tx) error { return tx.Bucket(ctrBucket).Delete([]byte(id)) })
+	s.unset(id)
+	s.keep(id)
 }
 
 func (s *Store) pod(id string) (*Pod, bool) {

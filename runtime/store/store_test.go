@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +18,7 @@ import (
 
 func mustOpen(t *testing.T, path string) *Store {
 	t.Helper()
-	s, err := Open(path)
+	s, err := Open(path, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +26,7 @@ func mustOpen(t *testing.T, path string) *Store {
 }
 
 func TestReopen(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.db")
+	path := filepath.Join(t.TempDir(), "state")
 	s := mustOpen(t, path)
 	p := &Pod{ID: "aaaa1", Name: "web", UID: "u", Namespace: "n", State: Running, Labels: map[string]string{"a": "b"}, Network: plan.NamespacePod}
 	c := &Container{ID: "cccc1", Pod: "aaaa1", Name: "c", State: Created, Mounts: []Mount{{To: "/x"}}, Resources: &plan.Resources{Memory: 5}}
@@ -50,9 +51,7 @@ func TestReopen(t *testing.T) {
 	if c, err := s.Container("cccc1"); err != nil || c.State != Exited || c.ExitCode != 3 || c.Resources.Memory != 5 {
 		t.Error(err, c)
 	}
-	if err := s.RemoveContainer("cccc1"); err != nil {
-		t.Fatal(err)
-	}
+	s.Remove("cccc1")
 	if _, err := s.Container("cccc1"); !errors.Is(err, ErrNotFound) {
 		t.Error(err)
 	}
@@ -62,7 +61,7 @@ func TestReopen(t *testing.T) {
 // was told to be stored must be there.
 func TestKilled(t *testing.T) {
 	if path := os.Getenv("STORE_TEST_WRITER"); path != "" {
-		s, err := Open(path)
+		s, err := Open(path, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,7 +74,7 @@ func TestKilled(t *testing.T) {
 		p.Kill()
 		select {}
 	}
-	path := filepath.Join(t.TempDir(), "state.db")
+	path := filepath.Join(t.TempDir(), "state")
 	cmd := exec.Command(os.Args[0], "-test.run", "TestKilled")
 	cmd.Env = append(os.Environ(), "STORE_TEST_WRITER="+path)
 	if err := cmd.Run(); err == nil {
@@ -89,19 +88,23 @@ func TestKilled(t *testing.T) {
 }
 
 func TestDamaged(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.db")
+	path := filepath.Join(t.TempDir(), "state")
 	if err := os.WriteFile(path, make([]byte, 64<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := mustOpen(t, path)
-	defer s.Close()
-	if _, err := os.Stat(path + ".bad"); err != nil {
-		t.Error("the damaged file was not kept:", err)
+	for want := range 2 {
+		s := mustOpen(t, path)
+		if n := len(s.Pods()); n != want {
+			t.Errorf("%d pods, want %d", n, want)
+		}
+		if err := errors.Join(s.AddPod(&Pod{ID: "a", UID: "u", State: Running}), s.Close()); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
 func TestOnce(t *testing.T) {
-	s := mustOpen(t, filepath.Join(t.TempDir(), "state.db"))
+	s := mustOpen(t, filepath.Join(t.TempDir(), "state"))
 	defer s.Close()
 	key := PodKey("u", "n", "web", 0)
 	var made atomic.Int32
