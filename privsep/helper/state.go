@@ -86,10 +86,11 @@ func (h *Helper) save(kind, id string, v any) error {
 		return fmt.Errorf("encoding state: %w", err)
 	}
 	p := h.path(kind, id)
-	if err := os.WriteFile(p+".tmp", b, 0o600); err != nil {
-		return fmt.Errorf("writing state: %w", err)
+	if err = os.WriteFile(p+".tmp", b, 0o600); err == nil {
+		err = os.Rename(p+".tmp", p)
 	}
-	if err := os.Rename(p+".tmp", p); err != nil {
+	if err != nil {
+		os.Remove(p + ".tmp") // of a full disk, half of it is there
 		return fmt.Errorf("writing state: %w", err)
 	}
 	return nil
@@ -107,10 +108,16 @@ func (h *Helper) saveCtr(c *ctr) error { return h.save("ctr", c.ID, c) }
 // load reads the state files and removes what was half made, or did not survive
 // a reboot.
 func (h *Helper) load() error {
-	rebooted, err := h.rebooted()
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
+		return fmt.Errorf("reading the boot id: %w", err)
+	}
+	bootFile := filepath.Join(h.StateDir, "boot")
+	old, err := os.ReadFile(bootFile)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	rebooted := string(old) != string(boot) // nothing there, or torn: the power went
 	for _, kind := range []string{"pod", "ctr"} {
 		if err := os.MkdirAll(filepath.Join(h.StateDir, kind), 0o700); err != nil {
 			return err
@@ -171,7 +178,16 @@ func (h *Helper) load() error {
 			pods[id] = true
 		}
 	}
-	return h.Kernel.Leftovers(pods, known)
+	if err := h.Kernel.Leftovers(pods, known); err != nil || !rebooted {
+		return err
+	}
+	// Once nothing of before is left to be taken for new; in place, which works on a full disk.
+	f, err := os.OpenFile(bootFile, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(boot, 0)
+	return errors.Join(err, f.Close())
 }
 
 // each reads every state file of a kind. One that cannot be read (a power loss)
@@ -194,23 +210,6 @@ func (h *Helper) each(kind string, use func([]byte) error) error {
 		}
 	}
 	return nil
-}
-
-// rebooted tells whether the state files are of an earlier boot.
-func (h *Helper) rebooted() (bool, error) {
-	now, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return false, fmt.Errorf("reading the boot id: %w", err)
-	}
-	if err := os.MkdirAll(h.StateDir, 0o700); err != nil {
-		return false, err
-	}
-	file := filepath.Join(h.StateDir, "boot")
-	old, err := os.ReadFile(file)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return false, err
-	}
-	return len(old) > 0 && string(old) != string(now), os.WriteFile(file, now, 0o600)
 }
 
 // findPod returns the pod, locked, or an answer.

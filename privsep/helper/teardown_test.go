@@ -154,11 +154,55 @@ func TestBrokenState(t *testing.T) {
 	if b.w.there(c.Container) {
 		t.Error("a container that nobody knows is left on the machine")
 	}
-	// Another boot: everything goes.
-	os.WriteFile(filepath.Join(b.w.dir, "boot"), []byte("another"), 0o600)
-	b.restart()
-	if all, err := b.cl.List(ctx); err != nil || len(all) != 0 || len(b.w.nets) > 0 {
-		t.Errorf("after a reboot: %+v, %v, networks %v", all, err, b.w.nets)
+}
+
+// TestPowerLoss: whatever the power left of the state files, and of the one that
+// names the boot, nothing of before is taken for something that is there.
+func TestPowerLoss(t *testing.T) {
+	b := newBench(t)
+	file := filepath.Join(b.w.dir, "boot")
+	this, err := os.ReadFile(file)
+	if err != nil || len(this) == 0 {
+		t.Fatal(err)
+	}
+	for name, boot := range map[string]string{"another boot": "another", "an empty file": "", "half a file": string(this[:17]), "no file": "-"} {
+		for _, torn := range []string{"", "pod", "ctr"} {
+			pod, err := b.cl.PodCreate(ctx, smallPod("u1"), plan.Claims{}) // the same uid each time
+			if err != nil {
+				t.Fatalf("after %s: %v", name, err)
+			}
+			c, err := b.cl.CtrCreate(ctx, pod.Pod, smallCtr(), plan.Claims{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			os.WriteFile(file, []byte(boot), 0o600)
+			if boot == "-" {
+				os.Remove(file)
+			}
+			switch torn {
+			case "pod":
+				os.Truncate(b.h.path("pod", pod.Pod), 0)
+			case "ctr":
+				os.Truncate(b.h.path("ctr", c.Container), 20)
+			}
+			b.restart()
+			all, err := b.cl.List(ctx)
+			if err != nil || len(all) != 0 || b.w.there(c.Container) || len(b.w.pods) > 0 {
+				t.Errorf("%s, %s torn: %+v, %v, pods %v", name, torn, all, err, b.w.pods)
+			}
+			if len(b.w.nets) > 0 && torn != "pod" {
+				t.Errorf("%s: networks %v", name, b.w.nets)
+			}
+			clear(b.w.nets)
+			if files, _ := filepath.Glob(filepath.Join(b.w.dir, "*", "*")); len(files) > 0 {
+				t.Errorf("%s: files %v", name, files)
+			}
+			// Only once.
+			b.restart()
+			if got, err := os.ReadFile(file); err != nil || string(got) != string(this) {
+				t.Errorf("%s: the boot is not noted: %q, %v", name, got, err)
+			}
+		}
 	}
 }
 

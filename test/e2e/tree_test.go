@@ -93,6 +93,15 @@ func ctx(t *testing.T) context.Context {
 // configuration file.
 func startTree(t *testing.T, profile, extra string) *tree {
 	t.Helper()
+	tr := plantTree(t, profile, extra)
+	tr.up(profile)
+	t.Cleanup(func() { tr.down() })
+	return tr
+}
+
+// plantTree is startTree before postern up.
+func plantTree(t *testing.T, profile, extra string) *tree {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: namespaces, cgroups, mounts")
 	}
@@ -146,8 +155,6 @@ func startTree(t *testing.T, profile, extra string) *tree {
 		tr.write(tr.root+"/etc/trust.toml", fmt.Sprintf("default = \"reject\"\n[authorities.demo]\nkeys = [\"trust.d/demo.pub\"]\n[[rules]]\nscope = [\"%s/**\"]\nthreshold = { of = [\"demo\"], need = 1 }\n", tr.reg))
 	}
 	tr.write(dir+"/postern.toml", fmt.Sprintf("[image]\nregistries_conf = %q\n[network]\nconf_dir = %q\nbin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\"]\n%s", dir+"/registries.conf", dir+"/net.d", extra))
-	tr.up(profile)
-	t.Cleanup(func() { tr.down() })
 	return tr
 }
 
