@@ -63,7 +63,7 @@ var profiles = map[Role]profile{
 	Audit: {name: "audit", landlock: true, families: local,
 		calls: []callSet{sockets, files}, nofile: 1024, memory: 24 * mib, gogc: 50},
 	Fetch: {name: "fetch", landlock: true, tcpConnect: true, families: internet, execIsEPERM: true,
-		calls: []callSet{sockets, files, memfds, pipes}, nofile: 4096, memory: 512 * mib, gogc: 75},
+		calls: []callSet{sockets, files, memfds, pipes}, nofile: 4096, data: 2048 * mib, memory: 512 * mib, gogc: 75},
 	Verify: {name: "verify", landlock: true, families: local, execIsEPERM: true,
 		calls: []callSet{sockets, files, memfds, pipes}, nofile: 1024, data: 2048 * mib, memory: 1024 * mib, gogc: 75, brief: true},
 	Convert: {name: "convert", landlock: true,

@@ -288,3 +288,51 @@ func TestProgress(t *testing.T) {
 		t.Errorf("%+v", seen)
 	}
 }
+
+// TestEndlessAnswers: what a registry sends for something small is read up to a
+// bound, whatever it is (CVE-2020-1702).
+func TestEndlessAnswers(t *testing.T) {
+	n := newNode(t)
+	i := small("app")
+	n.push("app", "1", i)
+	n.sign(n.key, "app", i.Digest())
+	tag := strings.Replace(i.Digest(), ":", "-", 1) + ".sig"
+	payload := fixtures.Digest(fixtures.Payload(n.reg.Addr+"/app", i.Digest()))
+	endless := func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "manifests") {
+			w.Header().Set("Content-Type", fixtures.ManifestType)
+		}
+		for spaces := bytes.Repeat([]byte(" "), 1<<20); ; {
+			if _, err := w.Write(spaces); err != nil {
+				return true
+			}
+		}
+	}
+	for name, f := range map[string]fixtures.Fault{
+		"manifest": fixtures.On("/manifests/1", endless), "configuration": fixtures.On(fixtures.Digest(i.Config), endless),
+		"signatures": fixtures.On("/manifests/"+tag, endless), "payload": fixtures.On(payload, endless), "layer": fixtures.On(fixtures.Digest(i.Layers[0].Blob), endless),
+		"ping": func(w http.ResponseWriter, r *http.Request) bool { return r.URL.Path == "/v2/" && endless(w, r) },
+		"error": func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/manifests/1") {
+				return false
+			}
+			w.WriteHeader(http.StatusForbidden)
+			return endless(w, r)
+		},
+	} {
+		n.reg.Intercept(f)
+		_, err := n.pull("app:1")
+		if err == nil && name != "ping" {
+			t.Errorf("%s: pulled", name)
+		}
+		t.Logf("%s: %.300v", name, err)
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.fetch.Process.Pid))
+	must(t, err)
+	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	var peak int
+	if _, err := fmt.Sscan(rest, &peak); err != nil || peak > 1<<20 {
+		t.Errorf("the fetching process needed %d KiB, %v", peak, err)
+	}
+	t.Logf("peak: %d KiB", peak)
+}

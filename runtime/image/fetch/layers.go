@@ -197,7 +197,9 @@ func (s *Server) copy(ctx context.Context, from types.ImageSource, l record.Laye
 	defer cancel(nil)
 	watch := newSteady(nil, s.Paths.Stall, func() { cancel(&stallError{s.Paths.Stall}) })
 	defer watch.timer.Stop()
+	ctx, leave := memory.enter(ctx)
 	r, err := blobFrom(ctx, from, l.Digest, b.have, l.Size)
+	leave() // what is copied from here is not kept
 	if err != nil {
 		return 0, because(ctx, err)
 	}

@@ -71,7 +71,9 @@ func (e *stallError) Error() string {
 // bounded is for what is small: all of it must come in the time in which
 // something must come of a layer.
 func (p Paths) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, p.Stall, &stallError{p.Stall})
+	ctx, leave := memory.enter(ctx)
+	ctx, cancel := context.WithTimeoutCause(ctx, p.Stall, &stallError{p.Stall})
+	return ctx, func() { cancel(); leave() }
 }
 
 // because puts the reason why ctx has ended in the place of what that led to.
