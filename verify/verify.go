@@ -169,7 +169,7 @@ func compose(j *evidence.Job) (*record.Record, []string, error) {
 	if m == nil {
 		return nil, nil, fmt.Errorf("%s is an index, not a manifest", r.Manifest)
 	}
-	if err := m.Image(); err != nil {
+	if err := m.Check(); err != nil {
 		return nil, nil, err
 	}
 	if len(j.Index) > 0 {
@@ -186,7 +186,7 @@ func compose(j *evidence.Job) (*record.Record, []string, error) {
 	if m.Config.Digest != r.Config {
 		return nil, nil, fmt.Errorf("manifest %s names configuration %s, not %s", r.Manifest, m.Config.Digest, r.Config)
 	}
-	_, diffIDs, err := manifest.ParseConfig(j.Config)
+	diffIDs, err := ids(m, j.Config)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -197,4 +197,21 @@ func compose(j *evidence.Job) (*record.Record, []string, error) {
 		r.Layers = append(r.Layers, record.Layer{Digest: l.Digest, DiffID: diffIDs[k], Size: l.Size})
 	}
 	return r, digests, nil
+}
+
+// ids name the layers: by what an image's configuration says of their content, or
+// by what an artifact's files are.
+func ids(m *manifest.Manifest, config []byte) ([]string, error) {
+	if !m.Artifact() {
+		_, diffIDs, err := manifest.ParseConfig(config)
+		return diffIDs, err
+	}
+	names, err := m.Files()
+	if err != nil {
+		return nil, err
+	}
+	for k, l := range m.Layers {
+		names[k] = manifest.FileID(l.Digest, names[k])
+	}
+	return names, nil
 }

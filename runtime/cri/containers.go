@@ -62,6 +62,9 @@ func (s *Server) create(ctx context.Context, pod *store.Pod, c *cri.ContainerCon
 	if err != nil {
 		return "", err
 	}
+	if img.Files {
+		return "", invalid("image: %s is an OCI artifact: it has files for an image volume, and nothing to run", clip(img.Ref(), 256))
+	}
 	users, err := s.users(img)
 	if err != nil {
 		return "", fmt.Errorf("opening the image's files: %w", err)

@@ -26,6 +26,7 @@ type Image struct {
 	Digests []string // name@sha256:<hex>
 	Size    uint64
 	Pinned  bool
+	Files   bool     // an artifact: it can be mounted, and not run
 	Layers  []string // diff IDs, lowest first
 	Config  container.Image
 }
@@ -187,7 +188,7 @@ func (s *Server) ImageStatus(ctx context.Context, r *cri.ImageStatusRequest) (*c
 	}
 	a := &cri.ImageStatusResponse{Image: toCRI(i)}
 	if r.Verbose {
-		a.Info = info(map[string]any{"manifest": i.Config.Manifest, "layers": i.Layers, "config": i.Config})
+		a.Info = info(map[string]any{"artifact": i.Files, "manifest": i.Config.Manifest, "layers": i.Layers, "config": i.Config})
 	}
 	return a, nil
 }
@@ -235,9 +236,7 @@ func (s *Server) removeImage(ctx context.Context, ref string) error {
 	i, err := s.images.Find(ctx, ref)
 	if err == nil {
 		for _, c := range s.store.Containers("") {
-			if c.Manifest == i.Config.Manifest || slices.ContainsFunc(c.Mounts, func(m store.Mount) bool {
-				return m.Image != "" && (m.Image == i.ID || slices.Contains(i.Tags, m.Image))
-			}) {
+			if c.ImageID == i.ID || slices.ContainsFunc(c.Mounts, func(m store.Mount) bool { return m.ImageRef == i.Config.Manifest }) {
 				return status.Errorf(codes.FailedPrecondition, "image %s is in use by container %s", i.ID, c.ID)
 			}
 		}

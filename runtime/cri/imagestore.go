@@ -85,7 +85,7 @@ func (s ImageStore) Usage(ctx context.Context) (Usage, error) {
 
 func fromInfo(i *image.ImageInfo) Image {
 	return Image{
-		ID: i.ID, Tags: i.RepoTags, Digests: i.RepoDigests, Size: uint64(max(i.Size, 0)), Pinned: i.Pinned, Layers: i.Layers,
+		ID: i.ID, Tags: i.RepoTags, Digests: i.RepoDigests, Size: uint64(max(i.Size, 0)), Pinned: i.Pinned, Files: i.Artifact, Layers: i.Layers,
 		Config: container.Image{
 			Manifest: i.ManifestDigest, Entrypoint: i.Config.Entrypoint, Cmd: i.Config.Cmd, Env: i.Config.Env,
 			WorkingDir: i.Config.WorkingDir, User: i.Config.User, Volumes: i.Config.Volumes, StopSignal: i.Config.StopSignal,

@@ -69,7 +69,7 @@ func Main(l layout.Layout, users layout.Users, version string) error {
 		Helper: boundary, Policy: gate.NewPolicy(l.PolicySocket()), Audit: gate.NewAudit(l.AuditSocket()),
 		Images: ImageStore{client.New(l)}, Store: st, Places: CeilingPlaces{limits},
 		Cgroups: stats.New("/sys/fs/cgroup"), Handlers: limits.Handlers, Users: OpenUsers(l.Layers()),
-		Stream: l.StreamSocket(), Logs: l.LogSocket(), StateDir: l.Lib, Version: version, Log: log,
+		Stream: l.StreamSocket(), Logs: l.LogSocket(), StateDir: l.BoxState(), Version: version, Log: log,
 	})
 	replayed := make(chan struct{})
 	go s.readExits(exits, replayed)

@@ -10,7 +10,7 @@ import (
 
 // ImageInfo describes an image on the node.
 type ImageInfo struct {
-	ID             string   `json:"id"`                     // digest of the configuration: the CRI's image id
+	ID             string   `json:"id"`                     // digest of the configuration, or of an artifact's manifest: the CRI's image id
 	ManifestDigest string   `json:"manifest_digest"`        // names the verification record
 	IndexDigest    string   `json:"index_digest,omitempty"` // the index it was chosen from
 	RepoTags       []string `json:"repo_tags,omitempty"`
@@ -19,7 +19,8 @@ type ImageInfo struct {
 	Config         Config   `json:"config"`
 	Layers         []string `json:"layers"` // diffIDs, lowest first
 	Pinned         bool     `json:"pinned,omitempty"`
-	Status         string   `json:"status"` // of the verification record
+	Artifact       bool     `json:"artifact,omitempty"` // files, for an image volume: nothing that could be run
+	Status         string   `json:"status"`             // of the verification record
 }
 
 // Config is the part of an image's configuration that containers use.

@@ -35,8 +35,8 @@ func newConverters(path string) *converters {
 	return &converters{path: path, slots: make(chan struct{}, parallel)}
 }
 
-// convert has one layer converted.
-func (p *converters) convert(blob, out int) (*convert.Result, error) {
+// convert has one layer converted, or one file of an artifact.
+func (p *converters) convert(blob, out int, file string) (*convert.Result, error) {
 	p.slots <- struct{}{}
 	defer func() { <-p.slots }()
 	c, err := p.get()
@@ -44,7 +44,7 @@ func (p *converters) convert(blob, out int) (*convert.Result, error) {
 		return nil, fmt.Errorf("asking for a converter: %w", err)
 	}
 	var a convert.Answer
-	if _, err := c.Call(convert.Timeout, convert.Request{Convert: true}, &a, 0, blob, out); err != nil {
+	if _, err := c.Call(convert.Timeout, convert.Request{Convert: true, File: file}, &a, 0, blob, out); err != nil {
 		// It died, and with it what it knew: another one takes the next layer.
 		c.Close()
 		return nil, image.Errorf(image.Invalid, "the converter gave up on a layer: %v", err)

@@ -13,6 +13,7 @@ import (
 	"github.com/postern-cri/postern/privsep/record"
 	"github.com/postern-cri/postern/runtime/image"
 	"github.com/postern-cri/postern/runtime/image/erofs"
+	"github.com/postern-cri/postern/runtime/image/manifest"
 )
 
 // tempPrefix marks files that no finished pull left behind.
@@ -20,7 +21,7 @@ const tempPrefix = ".tmp-"
 
 // admit lets one layer in: blob is an open file of the fetching process, and
 // nothing about it is believed.
-func (s *Server) admit(rec *record.Record, r Request, blob int) error {
+func (s *Server) admit(rec *record.Record, files []string, r Request, blob int) error {
 	defer unix.Close(blob)
 	if rec == nil || rec.Manifest != r.Manifest || r.Layer < 0 || r.Layer >= len(rec.Layers) {
 		return image.Errorf(image.Invalid, "layer %d of %.80q was not verified here", r.Layer, r.Manifest)
@@ -48,13 +49,20 @@ func (s *Server) admit(rec *record.Record, r Request, blob int) error {
 			unix.Unlinkat(dir, temp, 0)
 		}
 	}()
-	res, err := s.converters.convert(blob, out)
+	file := ""
+	if files != nil {
+		file = files[r.Layer]
+	}
+	res, err := s.converters.convert(blob, out, file)
 	unix.Close(out)
 	if err != nil {
 		return err
 	}
 	if res.Digest != want.Digest {
 		return image.Errorf(image.Invalid, "layer %s: the registry sent %s", want.Digest, res.Digest)
+	}
+	if file != "" {
+		res.DiffID = manifest.FileID(res.Digest, file)
 	}
 	if res.DiffID != want.DiffID {
 		return image.Errorf(image.Invalid, "layer %s: its content is %s, the image's configuration says %s", want.Digest, res.DiffID, want.DiffID)

@@ -13,6 +13,7 @@ import (
 	"github.com/postern-cri/postern/privsep/record"
 	"github.com/postern-cri/postern/privsep/seqpacket"
 	"github.com/postern-cri/postern/runtime/image"
+	"github.com/postern-cri/postern/runtime/image/manifest"
 	"github.com/postern-cri/postern/runtime/ipc"
 	"github.com/postern-cri/postern/verify"
 	"github.com/postern-cri/postern/verify/evidence"
@@ -29,6 +30,7 @@ type Server struct {
 
 	sendMu     sync.Mutex
 	record     *record.Record // of this pull
+	files      []string       // and, of an artifact, the names of its files
 	wg         sync.WaitGroup
 	converters *converters
 }
@@ -81,12 +83,12 @@ func (s *Server) dispatch(r Request, fds []int) {
 	case "admit":
 		// The record is settled before the first blob comes: only admit runs beside
 		// others.
-		rec := s.record
+		rec, files := s.record, s.files
 		s.wg.Add(1)
 		go func() {
 			defer s.wg.Done()
 			a := Answer{Op: r.Op, Layer: r.Layer}
-			if err := s.admit(rec, r, fd); err != nil {
+			if err := s.admit(rec, files, r, fd); err != nil {
 				a.Error = image.AsError(err)
 			}
 			s.answer(a)
@@ -161,7 +163,10 @@ func (s *Server) verify(r Request, fd int) (a Answer) {
 		a.Error = image.AsError(err)
 		return a
 	}
-	s.record = rec
+	s.record, s.files = rec, nil
+	if m, _, err := manifest.Parse(j.Manifest, j.Type); err == nil && m != nil && m.Artifact() {
+		s.files, _ = m.Files() // as Judge has read them
+	}
 	a.Missing = s.missing(rec)
 	return a
 }

@@ -14,7 +14,8 @@ import (
 // Request asks for one conversion; two fds come with it: the blob to read and
 // the empty file to write.
 type Request struct {
-	Convert bool `json:"convert"`
+	Convert bool   `json:"convert"`
+	File    string `json:"file,omitempty"` // the blob is this file, and not an archive
 }
 
 // Answer is the result, or why there is none.
@@ -43,7 +44,7 @@ func Serve(conn *ipc.Conn) error {
 			return fmt.Errorf("a request with %d fds, want 2", len(fds))
 		}
 		var a Answer
-		if res, err := convertFDs(fds[0], fds[1]); err != nil {
+		if res, err := convertFDs(fds[0], fds[1], r.File); err != nil {
 			a.Error = err.Error()
 		} else {
 			a.Result = &res
@@ -59,7 +60,7 @@ func Serve(conn *ipc.Conn) error {
 
 // convertFDs owns the fds; both are closed when it returns, so that nobody holds
 // the image open for writing any more.
-func convertFDs(in, out int) (Result, error) {
+func convertFDs(in, out int, file string) (Result, error) {
 	blob, image := os.NewFile(uintptr(in), "blob"), os.NewFile(uintptr(out), "image")
 	defer blob.Close()
 	defer image.Close()
@@ -68,5 +69,9 @@ func convertFDs(in, out int) (Result, error) {
 		return Result{}, fmt.Errorf("looking at a blob: %w", err)
 	}
 	// By offset: the fd's position is shared with whoever sent it.
-	return Layer(image, io.NewSectionReader(blob, 0, st.Size()), DefaultLimits)
+	src := io.NewSectionReader(blob, 0, st.Size())
+	if file != "" {
+		return File(image, src, src.Size(), file, DefaultLimits)
+	}
+	return Layer(image, src, DefaultLimits)
 }

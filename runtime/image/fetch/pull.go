@@ -92,7 +92,7 @@ func (s *Server) pull(ctx context.Context, r image.Request, progress func(image.
 			return info, image.Errorf(image.Invalid, "%s: its manifest %s: %v", job.Requested, child.Digest, errors.Join(err))
 		}
 	}
-	if err := m.Image(); err != nil {
+	if err := m.Check(); err != nil {
 		return info, image.Errorf(image.Invalid, "%s: %v", job.Requested, err)
 	}
 	progress(image.Progress{Stage: "verify", Digest: digest})
@@ -146,7 +146,7 @@ func (s *Server) pull(ctx context.Context, r image.Request, progress func(image.
 			return info, err
 		}
 	}
-	if info, err = describe(job, rec, name, digest); err != nil {
+	if info, err = describe(job, m, rec, name, digest); err != nil {
 		return info, err
 	}
 	info, err = s.store.put(info, encoded)
@@ -161,14 +161,20 @@ func verification(rec *record.Record) *facts.Verification {
 	return v
 }
 
-// describe builds what the CRI shows of an image.
-func describe(job *evidence.Job, rec *record.Record, name reference.Named, digest string) (image.ImageInfo, error) {
-	config, _, err := manifest.ParseConfig(job.Config)
-	if err != nil {
-		return image.ImageInfo{}, image.Errorf(image.Invalid, "%s: %v", job.Requested, err)
-	}
-	info := image.ImageInfo{ID: rec.Config, ManifestDigest: rec.Manifest, IndexDigest: rec.Index, Config: config,
+// describe builds what the CRI shows of an image. An artifact has no
+// configuration of its own that could be its id: all have the same empty one.
+func describe(job *evidence.Job, m *manifest.Manifest, rec *record.Record, name reference.Named, digest string) (image.ImageInfo, error) {
+	info := image.ImageInfo{ID: rec.Config, ManifestDigest: rec.Manifest, IndexDigest: rec.Index,
 		Size: int64(len(job.Manifest) + len(job.Config)), Status: string(rec.Status), RepoDigests: []string{name.Name() + "@" + digest}}
+	if m.Artifact() {
+		info.ID, info.Artifact = rec.Manifest, true
+	} else {
+		config, _, err := manifest.ParseConfig(job.Config)
+		if err != nil {
+			return image.ImageInfo{}, image.Errorf(image.Invalid, "%s: %v", job.Requested, err)
+		}
+		info.Config = config
+	}
 	if rec.Manifest != digest {
 		info.RepoDigests = append(info.RepoDigests, name.Name()+"@"+rec.Manifest)
 	}

@@ -193,24 +193,25 @@ func plain(p *Platform) bool {
 	return p.Variant == "" || p.Architecture == "arm64" && p.Variant == "v8" || p.Architecture == "amd64" && p.Variant == "v1"
 }
 
-// Image checks that the manifest is a container image's, with layers that are
-// plain archives in this registry.
-func (m *Manifest) Image() error {
-	switch m.Config.MediaType {
-	case "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json":
-	default:
-		return fmt.Errorf("manifest: %q is not a container image's configuration", m.Config.MediaType)
+// Check checks that the manifest is a container image's, with layers that are
+// plain archives, or an artifact's, and that all of it is in this registry.
+func (m *Manifest) Check() error {
+	if m.Config.Size > MaxSize {
+		return fmt.Errorf("manifest: configuration of %d bytes", m.Config.Size)
 	}
 	if len(m.Layers) == 0 {
 		return errors.New("manifest: an image without a layer")
-	}
-	if m.Config.Size > MaxSize {
-		return fmt.Errorf("manifest: configuration of %d bytes", m.Config.Size)
 	}
 	for k, d := range m.Layers {
 		if len(d.URLs) > 0 {
 			return fmt.Errorf("manifest: layer %d lies elsewhere (urls): not supported", k)
 		}
+	}
+	if m.Artifact() {
+		_, err := m.Files()
+		return err
+	}
+	for k, d := range m.Layers {
 		switch d.MediaType {
 		case "application/vnd.oci.image.layer.v1.tar", "application/vnd.oci.image.layer.v1.tar+gzip", "application/vnd.oci.image.layer.v1.tar+zstd",
 			"application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.docker.image.rootfs.diff.tar":

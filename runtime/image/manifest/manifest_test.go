@@ -15,7 +15,7 @@ var good = fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":
 
 func TestParse(t *testing.T) {
 	m, i, err := Parse([]byte(good), OCIManifest)
-	if err != nil || m == nil || i != nil || m.Image() != nil {
+	if err != nil || m == nil || i != nil || m.Check() != nil {
 		t.Fatalf("%v %v %v", m, i, err)
 	}
 	for name, text := range map[string]string{
@@ -46,12 +46,11 @@ func TestParse(t *testing.T) {
 		t.Error(err)
 	}
 	for name, text := range map[string]string{
-		"urls":     strings.Replace(good, `"size":3`, `"size":3,"urls":["https://elsewhere.example/x"]`, 1),
-		"artifact": strings.Replace(good, "image.config.v1", "other.v1", 1),
-		"layer":    strings.Replace(good, "tar+gzip", "tar+xz", 1),
+		"urls":  strings.Replace(good, `"size":3`, `"size":3,"urls":["https://elsewhere.example/x"]`, 1),
+		"layer": strings.Replace(good, "tar+gzip", "tar+xz", 1),
 	} {
 		m, _, err := Parse([]byte(text), "")
-		if err != nil || m.Image() == nil {
+		if err != nil || m.Check() == nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -81,7 +80,8 @@ func FuzzParse(f *testing.F) {
 			t.Fatal("neither or both")
 		}
 		if m != nil && err == nil {
-			m.Image()
+			m.Check()
+			m.Files()
 		}
 		if i != nil && err == nil {
 			i.Choose("amd64")
