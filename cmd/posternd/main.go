@@ -10,6 +10,7 @@ import (
 
 	"github.com/postern-cri/postern/privsep/confine"
 	"github.com/postern-cri/postern/privsep/layout"
+	"github.com/postern-cri/postern/runtime/cdi"
 	"github.com/postern-cri/postern/runtime/cri"
 )
 
@@ -33,15 +34,23 @@ func run() error {
 	}
 	if err := confine.Enter(confine.Front, users.Front, confine.Options{
 		KeepFDs: cri.FDs,
-		Landlock: []confine.Rule{
+		Landlock: append([]confine.Rule{
 			{Path: l.FrontState(), Rights: confine.All},
 			{Path: l.Ceiling(), Rights: confine.Read},
 			{Path: l.Layers(), Rights: confine.Read, Optional: true},
 			{Path: "/sys/fs/cgroup", Rights: confine.Read, Optional: true},
 			{Path: filepath.Join("/etc", "localtime"), Rights: confine.Read, Optional: true},
-		},
+		}, specifications(l)...),
 	}); err != nil {
 		return err
 	}
 	return cri.Main(l, users, version)
+}
+
+// specifications are the directories that say what CDI devices need.
+func specifications(l layout.Layout) (rules []confine.Rule) {
+	for _, d := range cdi.Dirs(l) {
+		rules = append(rules, confine.Rule{Path: d, Rights: confine.Read, Optional: true})
+	}
+	return rules
 }

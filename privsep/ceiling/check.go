@@ -229,7 +229,7 @@ func (c *Ceiling) CheckContainer(pod *plan.PodPlan, p *plan.Plan) *wire.Denial {
 		}
 	}
 	for _, n := range p.CDI {
-		if !slices.Contains(c.CDI, n) {
+		if !slices.Contains(c.CDI, n) && !slices.Contains(c.CDI, "*") {
 			return deny("CEIL-CDI", "cdi", "list it in cdi of ceiling.toml", "CDI device %s is not allowed", n)
 		}
 	}

@@ -57,7 +57,7 @@ var allowed = map[string]map[plan.Class]string{
 // Even as good as no ceiling keeps: what is of the node and not of the pod, what
 // nobody listed, and what only a privileged container may.
 const conformance = "nothing, privileged, host network, host pid, host ipc, seccomp off, apparmor off, escalation, unmasked, root, bidirectional, " +
-	"user namespace, userns of root, pod label, container label, port 80, port 65535, safe sysctl, other sysctl, bind low, host path, device, handler, many pids, " +
+	"user namespace, userns of root, pod label, container label, port 80, port 65535, safe sysctl, other sysctl, bind low, host path, device, cdi, handler, many pids, " +
 	"cgroup of node, logs anywhere"
 
 var defaultCaps = map[string]map[plan.Class]string{

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/postern-cri/postern/privsep/plan"
+	"github.com/postern-cri/postern/runtime/cdi"
 	"github.com/postern-cri/postern/runtime/sandbox"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -70,6 +71,8 @@ type Input struct {
 	// Target checks that id is a container of this pod, for a shared PID
 	// namespace.
 	Target func(id string) error
+	// CDI returns what a device of that name needs.
+	CDI func(name string) ([]cdi.Edits, error)
 }
 
 var refuse = sandbox.Refuse
@@ -97,7 +100,7 @@ func Plan(in Input) (plan.Plan, error) {
 	p.ReadOnlyRootfs = sc.GetReadonlyRootfs()
 	p.TTY, p.Stdin, p.StdinOnce = c.Tty, c.Stdin, c.StdinOnce && c.Stdin
 	for _, step := range []func(*plan.Plan, *Input) error{
-		process, user, capabilities, profiles, pidMode, mounts, devices, stopSignal, logPath,
+		process, user, capabilities, profiles, pidMode, devices, cdiDevices, mounts, stopSignal, logPath,
 	} {
 		if err := step(&p, &in); err != nil {
 			return p, err
@@ -184,52 +187,6 @@ func logPath(p *plan.Plan, in *Input) error {
 	}
 	p.Log = l
 	return nil
-}
-
-func devices(p *plan.Plan, in *Input) error {
-	for i, d := range in.Config.Devices {
-		field := fmt.Sprintf("devices[%d]", i)
-		at, err := in.At.Device(path.Clean(d.HostPath))
-		if err != nil {
-			return fmt.Errorf("%s.host_path: %w", field, err)
-		}
-		o := plan.Device{Host: at, To: d.ContainerPath}
-		if o.To == "" {
-			o.To = d.HostPath
-		}
-		if o.To, err = insidePath(field+".container_path", o.To); err != nil {
-			return err
-		}
-		for _, r := range d.Permissions {
-			switch r {
-			case 'r':
-				o.Permissions |= plan.DeviceRead
-			case 'w':
-				o.Permissions |= plan.DeviceWrite
-			case 'm':
-				o.Permissions |= plan.DeviceMknod
-			default:
-				return refuse(field+".permissions", "%q: want letters of rwm", d.Permissions)
-			}
-		}
-		if o.Permissions == 0 {
-			return refuse(field+".permissions", "empty")
-		}
-		p.Devices = append(p.Devices, o)
-	}
-	for i, d := range in.Config.CDIDevices {
-		vendor, rest, ok := strings.Cut(d.GetName(), "/")
-		class, name, ok2 := strings.Cut(rest, "=")
-		if !ok || !ok2 || !cdiWord(vendor) || !cdiWord(class) || !cdiWord(name) {
-			return refuse(fmt.Sprintf("CDI_devices[%d].name", i), "%q is not vendor/class=name", d.GetName())
-		}
-		p.CDI = append(p.CDI, d.Name)
-	}
-	return nil
-}
-
-func cdiWord(s string) bool {
-	return s != "" && len(s) <= 128 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-") == ""
 }
 
 // insidePath checks and cleans an absolute path inside a container.

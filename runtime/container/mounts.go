@@ -17,6 +17,12 @@ import (
 // mount hides an earlier one.
 func mounts(p *plan.Plan, in *Input) error {
 	seen := map[string]bool{}
+	for _, m := range p.Mounts { // of CDI devices
+		if seen[m.To] {
+			return refuse("CDI_devices", "two of them mount something else at %q", m.To)
+		}
+		seen[m.To] = true
+	}
 	for i, m := range in.Config.Mounts {
 		o, err := oneMount(fmt.Sprintf("mounts[%d]", i), m, in)
 		if err != nil {

@@ -3,6 +3,7 @@ package container
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -92,6 +93,16 @@ func environment(p *plan.Plan, in *Input) error {
 		set(e.Key, string(e.Value))
 	}
 	return nil
+}
+
+// setEnv sets a variable, in the place of one of its name.
+func setEnv(p *plan.Plan, name, value string) {
+	i := slices.IndexFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+	if i < 0 {
+		p.Env = append(p.Env, name+"="+value)
+		return
+	}
+	p.Env[i] = name + "=" + value
 }
 
 // pastedNames are variables that programs (and other runtimes) paste into

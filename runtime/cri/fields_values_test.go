@@ -32,7 +32,7 @@ var samples = map[string]any{
 	"CreateContainer.config.devices.container_path":                                               "/dev/x1",
 	"CreateContainer.config.devices.host_path":                                                    "/dev/null",
 	"CreateContainer.config.devices.permissions":                                                  "rw",
-	"CreateContainer.config.CDI_devices.name":                                                     "postern.test/none=one",
+	"CreateContainer.config.CDI_devices.name":                                                     "postern.test/thing=one",
 	"CreateContainer.config.stop_signal":                                                          8,
 	"CreateContainer.config.linux.security_context.capabilities.add_capabilities":                 "NET_ADMIN",
 	"CreateContainer.config.linux.security_context.capabilities.drop_capabilities":                "KILL",

@@ -19,6 +19,7 @@ import (
 	"github.com/postern-cri/postern/privsep/keeper"
 	"github.com/postern-cri/postern/privsep/layout"
 	"github.com/postern-cri/postern/privsep/seqpacket"
+	"github.com/postern-cri/postern/runtime/cdi"
 	"github.com/postern-cri/postern/runtime/image/client"
 	"github.com/postern-cri/postern/runtime/stats"
 	"github.com/postern-cri/postern/runtime/store"
@@ -68,7 +69,7 @@ func Main(l layout.Layout, users layout.Users, version string) error {
 	s := New(Options{
 		Helper: boundary, Policy: gate.NewPolicy(l.PolicySocket()), Audit: gate.NewAudit(l.AuditSocket()),
 		Images: ImageStore{client.New(l)}, Store: st, Places: CeilingPlaces{limits},
-		Cgroups: stats.New("/sys/fs/cgroup"), Handlers: limits.Handlers, Users: OpenUsers(l.Layers()),
+		Cgroups: stats.New("/sys/fs/cgroup"), Handlers: limits.Handlers, Users: OpenUsers(l.Layers()), CDI: cdi.In(cdi.Dirs(l)),
 		Stream: l.StreamSocket(), Logs: l.LogSocket(), StateDir: l.BoxState(), Version: version, Log: log,
 	})
 	replayed := make(chan struct{})

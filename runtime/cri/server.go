@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/postern-cri/postern/runtime/cdi"
 	"github.com/postern-cri/postern/runtime/stats"
 	"github.com/postern-cri/postern/runtime/store"
 	"google.golang.org/grpc"
@@ -27,9 +28,10 @@ type Options struct {
 	Cgroups  *stats.Cgroups
 	Handlers []string // names of the runtime handlers beside the default
 	Users    UserOpener
-	Stream   string // socket of the streaming server
-	Logs     string // socket of the log process
-	StateDir string // directory whose filesystem holds the writable layers
+	CDI      func(name string) ([]cdi.Edits, error) // what a device needs
+	Stream   string                                 // socket of the streaming server
+	Logs     string                                 // socket of the log process
+	StateDir string                                 // directory whose filesystem holds the writable layers
 	Version  string
 	Log      *slog.Logger
 }
@@ -48,6 +50,7 @@ type Server struct {
 	cgroups  *stats.Cgroups
 	handlers []string
 	users    UserOpener
+	cdi      func(string) ([]cdi.Edits, error)
 	stream   string
 	logs     string
 	stateDir string
@@ -71,7 +74,7 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{
 		helper: o.Helper, policy: o.Policy, audit: o.Audit, images: o.Images, store: o.Store, places: o.Places,
-		cgroups: o.Cgroups, handlers: o.Handlers, users: o.Users, stream: o.Stream, logs: o.Logs, stateDir: o.StateDir,
+		cgroups: o.Cgroups, handlers: o.Handlers, users: o.Users, cdi: o.CDI, stream: o.Stream, logs: o.Logs, stateDir: o.StateDir,
 		version: o.Version, log: o.Log,
 	}
 	s.usage.kick = make(chan struct{}, 1)

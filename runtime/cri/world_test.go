@@ -16,6 +16,7 @@ import (
 	"github.com/postern-cri/postern/privsep/gate"
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/wire"
+	"github.com/postern-cri/postern/runtime/cdi"
 	"github.com/postern-cri/postern/runtime/container"
 	"github.com/postern-cri/postern/runtime/stats"
 	"github.com/postern-cri/postern/runtime/store"
@@ -113,6 +114,13 @@ func (oneUser) Group(string) (uint32, bool, error) { return 0, false, nil }
 func (oneUser) Member(string) ([]uint32, error)    { return []uint32{55}, nil }
 func (oneUser) Close() error                       { return nil }
 
+func fakeCDI(name string) ([]cdi.Edits, error) {
+	if name != "postern.test/thing=one" {
+		return nil, errors.New("no specification of " + name)
+	}
+	return []cdi.Edits{{Env: []string{"THING=1"}}}, nil
+}
+
 type fakePlaces struct{}
 
 func (fakePlaces) CgroupParent(string) (plan.Place, error) {
@@ -178,7 +186,7 @@ func (w *world) start(t *testing.T) {
 	}
 	w.Server = New(Options{
 		Helper: h, Policy: w.policy, Audit: w.audit, Images: fakeImages{w.images}, Store: st, Places: w.places, Handlers: w.names,
-		Cgroups: stats.New(w.dir), Users: func(Image) (Users, error) { return oneUser{}, nil }, StateDir: w.dir,
+		Cgroups: stats.New(w.dir), CDI: fakeCDI, Users: func(Image) (Users, error) { return oneUser{}, nil }, StateDir: w.dir,
 		Stream: filepath.Join(w.dir, "stream"), Logs: filepath.Join(w.dir, "log"), Version: "test",
 	})
 	w.helper.mu.Lock()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/postern-cri/postern/privsep/ceiling"
 	"github.com/postern-cri/postern/privsep/layout"
+	"github.com/postern-cri/postern/runtime/cdi"
 )
 
 // directory is one to make, with its owner and mode.
@@ -66,6 +67,17 @@ func makeLogRoots(path string) error {
 	for _, r := range c.LogRoots {
 		if err := os.MkdirAll(r.Path, 0o755); err != nil {
 			return fmt.Errorf("making the log root %s: %w", r.Name, err)
+		}
+	}
+	return nil
+}
+
+// makeSpecifications makes the directories of CDI specifications: the front end is
+// given what is there when it starts, and a device's driver may come later.
+func makeSpecifications(l layout.Layout) error {
+	for _, d := range cdi.Dirs(l) {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return fmt.Errorf("making a directory of CDI specifications: %w", err)
 		}
 	}
 	return nil

@@ -155,6 +155,9 @@ func (n *Node) Prepare() error {
 	if err := makeLogRoots(n.Layout.Ceiling()); err != nil {
 		return err
 	}
+	if err := makeSpecifications(n.Layout); err != nil {
+		return err
+	}
 	if err := loadProfile("/sys"); err != nil {
 		return err
 	}

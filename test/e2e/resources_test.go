@@ -108,6 +108,44 @@ func TestDeviceOptions(t *testing.T) {
 		t.Errorf("a device that may be read: %s", out)
 	}
 	tr.has(ctr, "a device that may only be read", fmt.Sprintf(open, ">"), "not permitted")
+	// The same by CDI: what the specification says becomes part of the plan.
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tr.write(dir+"/lib", "a library\n")
+	tr.write(tr.root+"/run/cdi/thing.yaml", fmt.Sprintf(`cdiVersion: 0.6.0
+kind: postern.test/thing
+containerEdits: {env: ["OF=all"]}
+devices:
+- name: one
+  containerEdits:
+    env: ["THING=one"]
+    deviceNodes: [{path: /dev/thing, hostPath: %s, permissions: r, type: c, major: 10, minor: 135}]
+    mounts: [{hostPath: %s/lib, containerPath: /usr/lib/thing, options: [ro, nosuid, nodev]}]
+    additionalGids: [4242]
+- name: hooked
+  containerEdits: {hooks: [{hookName: createContainer, path: /bin/true}]}
+`, path, dir))
+	byCDI := func(name string) func(*cri.ContainerConfig) {
+		return func(c *cri.ContainerConfig) { c.CDIDevices = []*cri.CDIDevice{{Name: "postern.test/thing=" + name}} }
+	}
+	ctr = tr.sleeper(pod, p, "cdi", byCDI("one"))
+	tr.has(ctr, "a CDI device", "stat -c '%F %t:%T %a' /dev/thing; cat /usr/lib/thing; echo $OF $THING; id -G; touch /usr/lib/thing",
+		"character special file a:87 660\na library\nall one\n", " 4242\n", "Read-only file system")
+	annotated := tr.sleeper(pod, p, "annotated", func(c *cri.ContainerConfig) {
+		c.Annotations = map[string]string{"cdi.k8s.io/test": "postern.test/thing=one"}
+	})
+	if out, _ := tr.exec(annotated, "ls", "/dev"); strings.Contains(out, "thing") {
+		t.Errorf("an annotation named a device: %s", out)
+	}
+	for name, want := range map[string]string{"hooked": "hooks", "other": "no specification"} {
+		c := tr.ctrConfig(name, "true")
+		byCDI(name)(c)
+		if _, err := tr.rt.CreateContainer(ctx(t), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: p}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "CDI_devices[0]") {
+			t.Errorf("CDI device %s: %v, want %q", name, err, want)
+		}
+	}
 	c := tr.ctrConfig("none", "true")
 	c.Devices = []*cri.Device{{HostPath: "/dev/shm/none", ContainerPath: "/dev/none", Permissions: "r"}}
 	if _, err := tr.rt.CreateContainer(ctx(t), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: p}); err == nil || !strings.Contains(err.Error(), "shm/none") {
