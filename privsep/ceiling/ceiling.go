@@ -52,6 +52,7 @@ type Row struct {
 	RunAsRoot           bool
 	Bidirectional       bool
 	UserNamespaces      bool
+	RequireUserNS       bool // a pod must have a user namespace
 	SELinuxOptions      bool
 	HostPortMin         int64
 	HostPortMax         int64 // 0: none
@@ -73,14 +74,17 @@ type Ceiling struct {
 	MaxPods       int64
 	MaxContainers int64
 	MaxPIDs       int64 // for a container; also its default
-	Handlers      []string
-	CDI           []string
-	Devices       []string // paths below /dev, or "*"
-	Network       Network
-	HostPaths     []HostPath
-	LogRoots      []Root
-	CgroupRoots   []Root // the first is the default
-	Classes       map[plan.Class]*Row
+	// UserNSAuto is the first host id for pods that do not ask for a user namespace:
+	// the front end then asks for one in their place. 0 is no such thing.
+	UserNSAuto  int64
+	Handlers    []string
+	CDI         []string
+	Devices     []string // paths below /dev, or "*"
+	Network     Network
+	HostPaths   []HostPath
+	LogRoots    []Root
+	CgroupRoots []Root // the first is the default
+	Classes     map[plan.Class]*Row
 }
 
 // classNames are the tables [class.…] of the file.
@@ -140,6 +144,7 @@ func Parse(name string, b []byte) (*Ceiling, error) {
 			r.num("max_pods", &c.MaxPods)
 			r.num("max_containers", &c.MaxContainers)
 			r.num("max_pids", &c.MaxPIDs)
+			r.num("userns_auto", &c.UserNSAuto)
 			r.strs("handlers", &c.Handlers)
 			r.strs("cdi", &c.CDI)
 			r.strs("devices", &c.Devices)
@@ -195,7 +200,7 @@ func (r *reader) row() *Row {
 	for key, into := range map[string]*bool{
 		"privileged": &row.Privileged, "host_network": &row.HostNetwork, "host_pid": &row.HostPID, "host_ipc": &row.HostIPC,
 		"unconfined": &row.Unconfined, "allow_privilege_escalation": &row.PrivilegeEscalation, "unmasked_proc": &row.UnmaskedProc,
-		"run_as_root": &row.RunAsRoot, "bidirectional": &row.Bidirectional, "user_namespaces": &row.UserNamespaces, "selinux_options": &row.SELinuxOptions,
+		"run_as_root": &row.RunAsRoot, "bidirectional": &row.Bidirectional, "user_namespaces": &row.UserNamespaces, "require_user_namespace": &row.RequireUserNS, "selinux_options": &row.SELinuxOptions,
 	} {
 		r.flag(key, into)
 	}

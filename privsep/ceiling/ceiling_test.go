@@ -323,6 +323,24 @@ var fields = map[string]field{
 	"ExecPlan.Sync":   free("names the CRI method; policy judges by it"),
 }
 
+// TestRequiredUserNamespace: the one key that takes away.
+func TestRequiredUserNamespace(t *testing.T) {
+	s := modest()
+	c := parse(t, narrow)
+	if d := s.check(c); d != nil {
+		t.Fatal(d)
+	}
+	c.Classes[s.pod.Class].RequireUserNS = true
+	if d := s.check(c); d == nil || d.Rule != "CEIL-USERNS-NONE" {
+		t.Errorf("a pod without a user namespace: %+v", d)
+	}
+	userns(func(*plan.IDMap) {})(s)
+	c.Classes[s.pod.Class].UserNamespaces = true
+	if d := s.check(c); d != nil {
+		t.Errorf("a pod with one: %+v", d)
+	}
+}
+
 func TestEveryFieldIsHeld(t *testing.T) {
 	c := parse(t, narrow)
 	if d := modest().check(c); d != nil {

@@ -85,6 +85,7 @@ func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
 		need(r.HostIPC, node(p.IPC), "CEIL-HOSTIPC", "ipc", "the host's IPC namespace"),
 		need(r.Privileged, p.Privileged, "CEIL-PRIV", "privileged", "a privileged pod"),
 		need(r.UserNamespaces, p.UserNS || len(p.UIDs)+len(p.GIDs) > 0, "CEIL-USERNS", "user_namespace", "a user namespace"),
+		need(!r.RequireUserNS, !p.UserNS, "CEIL-USERNS-NONE", "user_namespace", "a pod without a user namespace"),
 		need(r.SELinuxOptions, p.SELinux != (plan.SELinux{}), "CEIL-SELINUX", "selinux", "an SELinux label of the pod's choice"),
 		c.knownRoot(p.CgroupParent, plan.RootCgroup, "cgroup_parent"),
 		c.knownRoot(p.Logs, plan.RootLog, "logs"),

@@ -42,7 +42,11 @@ type Audit interface {
 type Places interface {
 	sandbox.Locator
 	container.Locator
-	// FitPod and FitContainer give a plan the narrowest class that allows it.
-	FitPod(*plan.PodPlan)
-	FitContainer(*plan.PodPlan, *plan.Plan)
+	// FitPod and FitContainer give a plan the narrowest class that allows it, and
+	// report whether there is one.
+	FitPod(*plan.PodPlan) bool
+	FitContainer(*plan.PodPlan, *plan.Plan) bool
+	// AutoUserNS is the range of host ids for pods that do not ask for a user
+	// namespace; 0 as the first is none.
+	AutoUserNS() (first, last uint32)
 }

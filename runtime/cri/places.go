@@ -102,15 +102,16 @@ var classes = []plan.Class{plan.Restricted, plan.Baseline, plan.System}
 // keeps the class that it has, and the refusal will speak of that one. A pod
 // with a network of its own then gets the two sysctls that let unprivileged
 // programs ping and listen on low ports in it, where the class allows them.
-func (c CeilingPlaces) FitPod(p *plan.PodPlan) {
+func (c CeilingPlaces) FitPod(p *plan.PodPlan) bool {
 	was := p.Class
 	for _, p.Class = range classes {
 		if c.CheckPod(p) == nil {
 			c.defaultSysctls(p)
-			return
+			return true
 		}
 	}
 	p.Class = was
+	return false
 }
 
 func (c CeilingPlaces) defaultSysctls(p *plan.PodPlan) {
@@ -137,12 +138,22 @@ next:
 }
 
 // FitContainer is FitPod for a container of pod.
-func (c CeilingPlaces) FitContainer(pod *plan.PodPlan, p *plan.Plan) {
+func (c CeilingPlaces) FitContainer(pod *plan.PodPlan, p *plan.Plan) bool {
 	was := p.Class
 	for _, p.Class = range classes {
 		if c.CheckContainer(pod, p) == nil {
-			return
+			return true
 		}
 	}
 	p.Class = was
+	return false
+}
+
+// AutoUserNS implements Places: a block of ids for every pod that may exist.
+func (c CeilingPlaces) AutoUserNS() (first, last uint32) {
+	const most = 1<<32 - 2 // the last id is none
+	if c.UserNSAuto <= 0 || c.UserNSAuto > most {
+		return 0, 0
+	}
+	return uint32(c.UserNSAuto), uint32(min(most, c.UserNSAuto+c.MaxPods*usernsIDs-1))
 }

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/postern-cri/postern/privsep/plan"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 const testCeiling = `profile = "test"
@@ -130,6 +132,55 @@ func TestFit(t *testing.T) {
 	p.FitContainer(&pod, &ctr)
 	if ctr.Class != plan.System {
 		t.Error(ctr.Class)
+	}
+}
+
+// TestAutoUserNS: a pod that does not ask gets ids that no other pod has, until
+// there are none left; those that cannot have any, or asked for theirs, do not.
+func TestAutoUserNS(t *testing.T) {
+	c, err := ceiling.Parse("test", []byte("userns_auto = 2147483648\nmax_pods = 3\n"+testCeiling))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range c.Classes {
+		r.UserNamespaces = true
+	}
+	w := newWorldWith(t, func(w *world) { w.places = CeilingPlaces{c} })
+	run := func(name string, change func(*cri.LinuxSandboxSecurityContext)) *cri.UserNamespace {
+		t.Helper()
+		r := podRequest(name)
+		r.Config.LogDirectory = "/var/log/pods/ns_" + name + "_uid-" + name
+		sc := &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{}}
+		change(sc)
+		r.Config.Linux = &cri.LinuxPodSandboxConfig{SecurityContext: sc}
+		a, err := w.runtime.RunPodSandbox(t.Context(), r)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		s, err := w.runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: a.PodSandboxId})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Status.Linux.Namespaces.Options.UsernsOptions
+	}
+	nothing := func(*cri.LinuxSandboxSecurityContext) {}
+	if u := run("host", func(s *cri.LinuxSandboxSecurityContext) { s.NamespaceOptions.Network = cri.NamespaceMode_NODE }); u != nil {
+		t.Errorf("a pod in the host's network: %v", u)
+	}
+	own := []*cri.IDMapping{{HostId: 1<<31 + 1<<16 + 5, Length: 10}} // in the middle of the second block
+	if u := run("own", func(s *cri.LinuxSandboxSecurityContext) {
+		s.NamespaceOptions.UsernsOptions = &cri.UserNamespace{Uids: own, Gids: own}
+	}); u.GetUids()[0].HostId != own[0].HostId {
+		t.Errorf("a pod with its own: %v", u)
+	}
+	for i, want := range []uint32{1 << 31, 1<<31 + 2<<16} {
+		u := run(fmt.Sprint("auto", i), nothing)
+		if len(u.GetUids()) != 1 || u.Uids[0].HostId != want || u.Uids[0].Length != 1<<16 || u.Gids[0].HostId != want {
+			t.Errorf("pod %d: %v, want ids from %d on", i, u, want)
+		}
+	}
+	if u := run("late", nothing); u != nil {
+		t.Errorf("there are no more ids: %v", u)
 	}
 }
 

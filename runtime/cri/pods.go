@@ -35,6 +35,7 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest)
 	if err != nil {
 		return nil, badPlan(method, err)
 	}
+	defer s.autoUserNS(&p)()
 	s.places.FitPod(&p)
 	if _, err := plan.EncodePod(p); err != nil {
 		return nil, badPlan(method, err)

@@ -59,6 +59,7 @@ type Server struct {
 
 	podCIDR atomic.Pointer[string] // as the kubelet said
 
+	blocks idBlocks
 	reads  readCounter
 	exits  exitBox
 	events broadcaster

@@ -132,10 +132,11 @@ func (fakePlaces) LogDir(string) (plan.Place, error) {
 func (fakePlaces) Mount(string, string) (plan.Place, bool, error) {
 	return plan.Place{}, false, &Outside{"CEIL-MOUNT", "beneath no root"}
 }
-func (fakePlaces) FitPod(*plan.PodPlan)                   {}
-func (fakePlaces) FitContainer(*plan.PodPlan, *plan.Plan) {}
-func (fakePlaces) SeccompProfile(ref string) string       { return ref }
-func (fakePlaces) SeccompUnset() plan.ProfileKind         { return plan.ProfileRuntimeDefault }
+func (fakePlaces) FitPod(*plan.PodPlan) bool                   { return true }
+func (fakePlaces) FitContainer(*plan.PodPlan, *plan.Plan) bool { return true }
+func (fakePlaces) AutoUserNS() (first, last uint32)            { return 0, 0 }
+func (fakePlaces) SeccompProfile(ref string) string            { return ref }
+func (fakePlaces) SeccompUnset() plan.ProfileKind              { return plan.ProfileRuntimeDefault }
 func (fakePlaces) Device(string) (plan.Place, error) {
 	return plan.Place{}, &Outside{"CEIL-DEVICE", "not listed"}
 }

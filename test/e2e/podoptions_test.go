@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -148,4 +149,57 @@ func owner(t *testing.T, path string) uint32 {
 		t.Fatal(err)
 	}
 	return st.Uid
+}
+
+// TestAutoUserNamespace: where the ceiling says so, pods that do not ask for a user
+// namespace get one, each ids of its own, and see their volumes as before; policy
+// sees it, and the ceiling refuses the pods that cannot have one.
+func TestAutoUserNamespace(t *testing.T) {
+	b, err := os.ReadFile("../../profiles/ceiling/baseline.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "ceiling.toml")
+	text := strings.Replace(string(b), "max_pods = 250\n", "max_pods = 250\nuserns_auto = 2147483648\n", 1)
+	text = strings.ReplaceAll(text, "user_namespaces = true\n", "user_namespaces = true\nrequire_user_namespace = true\n")
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	kubelet := t.TempDir()
+	if err := os.Chmod(kubelet, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tr := startTree(t, "baseline", fmt.Sprintf("[ceiling]\nfile = %q\n[kubelet]\nroot = %q\n", file, kubelet))
+	tr.pull()
+	var maps []string
+	for _, name := range []string{"one", "two"} {
+		p := tr.podConfig(name)
+		// What a kubelet says of a pod that does not ask.
+		p.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &cri.UserNamespace{Mode: cri.NamespaceMode_NODE}
+		pod := tr.runPod(p)
+		volume := fmt.Sprintf("%s/pods/%s-uid/volumes/v", kubelet, name)
+		tr.write(volume+"/file", "x")
+		ctr := tr.sleeper(pod, p, "c", func(c *cri.ContainerConfig) {
+			c.Linux.SecurityContext.NamespaceOptions = p.Linux.SecurityContext.NamespaceOptions
+			c.Mounts = []*cri.Mount{{ContainerPath: "/vol", HostPath: volume}}
+		})
+		out, _ := tr.exec(ctr, "cat", "/proc/self/uid_map")
+		maps = append(maps, strings.Join(strings.Fields(out), " "))
+		tr.has(ctr, "a volume", "echo y >/vol/new && stat -c %u /vol/file /vol/new", "0\n0\n")
+		if uid := owner(t, volume+"/new"); uid != 0 {
+			t.Errorf("what the pod wrote is of uid %d outside", uid)
+		}
+		s, err := tr.rt.PodSandboxStatus(ctx(t), &cri.PodSandboxStatusRequest{PodSandboxId: pod})
+		if err != nil || len(s.Status.Linux.Namespaces.Options.UsernsOptions.GetUids()) != 1 {
+			t.Errorf("status: %v, %v", s, err)
+		}
+	}
+	if maps[0] != "0 2147483648 65536" || maps[1] != "0 2147549184 65536" {
+		t.Errorf("user namespaces: %q", maps)
+	}
+	p := tr.podConfig("node")
+	p.Linux.SecurityContext.NamespaceOptions.Ipc = cri.NamespaceMode_NODE
+	if _, err := tr.rt.RunPodSandbox(ctx(t), &cri.RunPodSandboxRequest{Config: p}); err == nil {
+		t.Error("a pod that shares the host's namespace was run")
+	}
 }
