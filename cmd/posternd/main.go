@@ -10,8 +10,10 @@ import (
 
 	"github.com/postern-cri/postern/privsep/confine"
 	"github.com/postern-cri/postern/privsep/layout"
+	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/runtime/cdi"
 	"github.com/postern-cri/postern/runtime/cri"
+	"github.com/postern-cri/postern/runtime/ulimit"
 )
 
 // version is set by the linker.
@@ -26,6 +28,12 @@ func main() {
 
 func run() error {
 	root := flag.String("root", "", "directory that everything lies beneath, in place of the system's")
+	var rlimits []plan.Rlimit
+	flag.Func("ulimit", "name=soft:hard of every container; more than once for more", func(s string) error {
+		r, err := ulimit.Parse(s)
+		rlimits = append(rlimits, r)
+		return err
+	})
 	flag.Parse()
 	l := layout.New(*root)
 	users, err := layout.ReadUsers(l.UsersFile())
@@ -44,7 +52,7 @@ func run() error {
 	}); err != nil {
 		return err
 	}
-	return cri.Main(l, users, version)
+	return cri.Main(l, users, version, rlimits)
 }
 
 // specifications are the directories that say what CDI devices need.

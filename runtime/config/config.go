@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+	"github.com/postern-cri/postern/runtime/ulimit"
 )
 
 // Config is postern.toml.
@@ -26,12 +27,14 @@ type Config struct {
 	Network Network `toml:"network"`
 	Kubelet Kubelet `toml:"kubelet"`
 	Stop    Stop    `toml:"stop"`
-	Log     Log     `toml:"log"`
-	Users   Users   `toml:"users"`
-	Policy  Policy  `toml:"policy"`
-	Ceiling Ceiling `toml:"ceiling"`
-	Trust   Trust   `toml:"trust"`
-	Kernel  Kernel  `toml:"kernel"`
+
+	Container Container `toml:"container"`
+	Log       Log       `toml:"log"`
+	Users     Users     `toml:"users"`
+	Policy    Policy    `toml:"policy"`
+	Ceiling   Ceiling   `toml:"ceiling"`
+	Trust     Trust     `toml:"trust"`
+	Kernel    Kernel    `toml:"kernel"`
 }
 
 // Stream is where exec, attach and port-forward are served.
@@ -65,6 +68,11 @@ type Kubelet struct {
 // Stop is what happens to containers when `postern up` ends.
 type Stop struct {
 	OnStop string `toml:"on_stop"` // "leave" or "kill"
+}
+
+// Container is what every container gets that CRI cannot say.
+type Container struct {
+	Ulimits []string `toml:"ulimits"` // name=soft:hard
 }
 
 // Log is how container logs are written.
@@ -187,6 +195,11 @@ func (c Config) problems() (out []string) {
 		absolute("network.bin_dirs", d)
 	}
 	absolute("kubelet.root", c.Kubelet.Root)
+	for _, u := range c.Container.Ulimits {
+		if _, err := ulimit.Parse(u); err != nil {
+			out = append(out, fmt.Sprintf("container.ulimits: %v", err))
+		}
+	}
 	absolute("policy.dir", c.Policy.Dir)
 	absolute("ceiling.file", c.Ceiling.File)
 	absolute("trust.file", c.Trust.File)

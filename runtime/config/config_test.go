@@ -13,7 +13,7 @@ func TestExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Default()
-	want.Image.Pinned = []string{}
+	want.Image.Pinned, want.Container.Ulimits = []string{}, []string{}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("example %+v\ndefault %+v", c, want)
 	}

@@ -70,7 +70,8 @@ type Input struct {
 	VolumeImage func(*cri.ImageSpec) (string, error)
 	// Target checks that id is a container of this pod, for a shared PID
 	// namespace.
-	Target func(id string) error
+	Target  func(id string) error
+	Rlimits []plan.Rlimit // of every container
 	// CDI returns what a device of that name needs.
 	CDI func(name string) ([]cdi.Edits, error)
 }
@@ -97,6 +98,7 @@ func Plan(in Input) (plan.Plan, error) {
 	p.Image = in.Image.Manifest
 	p.Privileged = sc.GetPrivileged()
 	p.NoNewPrivs = sc.GetNoNewPrivs()
+	p.Rlimits = in.Rlimits
 	p.ReadOnlyRootfs = sc.GetReadonlyRootfs()
 	p.TTY, p.Stdin, p.StdinOnce = c.Tty, c.Stdin, c.StdinOnce && c.Stdin
 	for _, step := range []func(*plan.Plan, *Input) error{

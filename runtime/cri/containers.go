@@ -79,7 +79,7 @@ func (s *Server) create(ctx context.Context, pod *store.Pod, c *cri.ContainerCon
 		VolumeImage: func(spec *cri.ImageSpec) (string, error) {
 			return s.volumeImage(ctx, spec)
 		},
-		CDI: s.cdi,
+		CDI: s.cdi, Rlimits: s.rlimits,
 		Target: func(id string) error {
 			t, err := s.store.Container(id)
 			if err != nil || t.ID != id || t.Pod != pod.ID || t.State != store.Running {

@@ -18,6 +18,7 @@ import (
 	"github.com/postern-cri/postern/privsep/gate"
 	"github.com/postern-cri/postern/privsep/keeper"
 	"github.com/postern-cri/postern/privsep/layout"
+	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/seqpacket"
 	"github.com/postern-cri/postern/runtime/cdi"
 	"github.com/postern-cri/postern/runtime/image/client"
@@ -34,7 +35,7 @@ const (
 )
 
 // Main is posternd after it was confined. It returns when it is told to stop.
-func Main(l layout.Layout, users layout.Users, version string) error {
+func Main(l layout.Layout, users layout.Users, version string, rlimits []plan.Rlimit) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	f := os.NewFile(FDListener, "cri")
 	listener, err := net.FileListener(f)
@@ -69,7 +70,7 @@ func Main(l layout.Layout, users layout.Users, version string) error {
 	s := New(Options{
 		Helper: boundary, Policy: gate.NewPolicy(l.PolicySocket()), Audit: gate.NewAudit(l.AuditSocket()),
 		Images: ImageStore{client.New(l)}, Store: st, Places: CeilingPlaces{limits},
-		Cgroups: stats.New("/sys/fs/cgroup"), Handlers: limits.Handlers, Users: OpenUsers(l.Layers()), CDI: cdi.In(cdi.Dirs(l)),
+		Cgroups: stats.New("/sys/fs/cgroup"), Handlers: limits.Handlers, Users: OpenUsers(l.Layers()), CDI: cdi.In(cdi.Dirs(l)), Rlimits: rlimits,
 		Stream: l.StreamSocket(), Logs: l.LogSocket(), StateDir: l.BoxState(), Version: version, Log: log,
 	})
 	replayed := make(chan struct{})

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/runtime/cdi"
 	"github.com/postern-cri/postern/runtime/stats"
 	"github.com/postern-cri/postern/runtime/store"
@@ -29,6 +30,7 @@ type Options struct {
 	Handlers []string // names of the runtime handlers beside the default
 	Users    UserOpener
 	CDI      func(name string) ([]cdi.Edits, error) // what a device needs
+	Rlimits  []plan.Rlimit                          // of every container
 	Stream   string                                 // socket of the streaming server
 	Logs     string                                 // socket of the log process
 	StateDir string                                 // directory whose filesystem holds the writable layers
@@ -51,6 +53,7 @@ type Server struct {
 	handlers []string
 	users    UserOpener
 	cdi      func(string) ([]cdi.Edits, error)
+	rlimits  []plan.Rlimit
 	stream   string
 	logs     string
 	stateDir string
@@ -75,7 +78,7 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{
 		helper: o.Helper, policy: o.Policy, audit: o.Audit, images: o.Images, store: o.Store, places: o.Places,
-		cgroups: o.Cgroups, handlers: o.Handlers, users: o.Users, cdi: o.CDI, stream: o.Stream, logs: o.Logs, stateDir: o.StateDir,
+		cgroups: o.Cgroups, handlers: o.Handlers, users: o.Users, cdi: o.CDI, rlimits: o.Rlimits, stream: o.Stream, logs: o.Logs, stateDir: o.StateDir,
 		version: o.Version, log: o.Log,
 	}
 	s.usage.kick = make(chan struct{}, 1)

@@ -24,6 +24,10 @@ func processes(root, bin string, l layout.Layout, u layout.Users, c config.Confi
 			Args: append([]string{"--root", root}, args...), Log: filepath.Join(l.Log, name+".log"), FDs: fds}
 	}
 	role := func(r string) []string { return []string{"--role", r} }
+	var ulimits []string
+	for _, u := range c.Container.Ulimits {
+		ulimits = append(ulimits, "--ulimit", u)
+	}
 	cri := tree.FD{Type: "stream", Path: l.CRISocket(), Mode: 0o660}
 	return tree.Config{
 		KillAll: c.Stop.OnStop == "kill",
@@ -44,7 +48,7 @@ func processes(root, bin string, l layout.Layout, u layout.Users, c config.Confi
 				socket(l.FetchSocket(), 0o600, u.Front)),
 			process("postern-streamd", "postern-streamd", tree.OnDemand, 0, nil,
 				socket(l.StreamSocket(), 0o600, u.Front), tree.FD{Type: "tcp", Path: c.Stream.Address}),
-			process("posternd", "posternd", tree.Always, 0, nil,
+			process("posternd", "posternd", tree.Always, 0, ulimits,
 				cri, tree.FD{Type: "exits"}, socket(l.GrantSocket(), 0o600, u.Stream)),
 		},
 	}

@@ -16,7 +16,7 @@ import (
 // after an update. Where the machine has no controller for one, a note in the log
 // says so, and for raw values of version 2 the request is refused.
 func TestResourceOptions(t *testing.T) {
-	tr := startTree(t, "conformance", "")
+	tr := startTree(t, "conformance", "[container]\nulimits = [\"nofile=300:400\", \"core=0\"]\n")
 	tr.pull()
 	p := tr.podConfig("resources")
 	pod := tr.runPod(p)
@@ -37,6 +37,7 @@ func TestResourceOptions(t *testing.T) {
 	}
 	oom := func() string { out, _ := tr.exec(ctr, "cat", "/proc/1/oom_score_adj"); return strings.TrimSpace(out) }
 	check("the score of 1", oom(), "700")
+	tr.has(ctr, "ulimits", "ulimit -Sn; ulimit -Hn; ulimit -Hc", "300\n400\n0\n")
 	check("the processors", tr.inGroup(ctr, "cpuset.cpus", "cpuset/cpuset.cpus"), "0")
 	check("the memory nodes", tr.inGroup(ctr, "cpuset.mems", "cpuset/cpuset.mems"), "0")
 	if huge := tr.inGroup(ctr, "hugetlb.2MB.max", "hugetlb/hugetlb.2MB.limit_in_bytes"); !strings.Contains(huge, "can't open") {
