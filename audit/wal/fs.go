@@ -2,7 +2,6 @@ package wal
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -97,7 +96,7 @@ func (d Dir) Reserve(name string, size int64) error {
 	defer f.Close()
 	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 		os.Remove(d.path(name))
-		return fmt.Errorf("reserving space: %w", err)
+		return &os.PathError{Op: "reserve", Path: d.path(name), Err: err}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package admit
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -17,6 +18,9 @@ const (
 	// another pull may also be waiting for a process to be free.
 	linger = 200 * time.Millisecond
 )
+
+// errFull says that there was no room for a layer.
+var errFull = errors.New("no space left on device")
 
 // converters are the converting processes of one image.
 type converters struct {
@@ -50,6 +54,9 @@ func (p *converters) convert(blob, out int, file string) (*convert.Result, error
 		return nil, image.Errorf(image.Invalid, "the converter gave up on a layer: %v", err)
 	}
 	p.put(c)
+	if a.Full {
+		return nil, errFull
+	}
 	if a.Error != "" || a.Result == nil {
 		return nil, image.Errorf(image.Invalid, "%s", clip(a.Error))
 	}

@@ -55,6 +55,9 @@ func (s *Server) admit(rec *record.Record, files []string, r Request, blob int) 
 	}
 	res, err := s.converters.convert(blob, out, file)
 	unix.Close(out)
+	if errors.Is(err, errFull) {
+		return image.Errorf(image.Internal, "writing layer %s in %s: %v", want.Digest, s.l.Layers(), err)
+	}
 	if err != nil {
 		return err
 	}

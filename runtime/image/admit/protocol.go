@@ -26,6 +26,7 @@ type Answer struct {
 	Record    json.RawMessage `json:"record,omitempty"`    // verify
 	Missing   []int           `json:"missing,omitempty"`   // verify, have: layers that are not here yet
 	Manifests []string        `json:"manifests,omitempty"` // sync: images with a record
+	Broken    []string        `json:"broken,omitempty"`    // sync: those of them that lack a layer
 	Usage     *image.Usage    `json:"usage,omitempty"`     // sync
 	Error     *image.Error    `json:"error,omitempty"`
 }

@@ -37,7 +37,7 @@ func (s *Server) writeRecord(rec *record.Record) (*record.Record, error) {
 	unix.Unlinkat(dir, temp, 0)
 	fd, err := unix.Openat(dir, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o400)
 	if err != nil {
-		return nil, fmt.Errorf("making a record: %w", err)
+		return nil, fmt.Errorf("making a record in %s: %w", s.l.Records(), err)
 	}
 	f := os.NewFile(uintptr(fd), temp)
 	_, err = f.Write(b)
@@ -54,7 +54,8 @@ func (s *Server) writeRecord(rec *record.Record) (*record.Record, error) {
 		err = unix.Renameat(dir, temp, dir, h+".json")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("writing a record: %w", err)
+		unix.Unlinkat(dir, temp, 0)
+		return nil, fmt.Errorf("writing a record in %s: %w", s.l.Records(), err)
 	}
 	return rec, s.records.Sync()
 }
@@ -82,7 +83,7 @@ func (s *Server) remove(manifest string) error {
 }
 
 // known reads every record.
-func (s *Server) known() (manifests []string, layers map[string]bool, err error) {
+func (s *Server) known() (records []*record.Record, layers map[string]bool, err error) {
 	names, err := list(s.records)
 	if err != nil {
 		return nil, nil, err
@@ -99,12 +100,26 @@ func (s *Server) known() (manifests []string, layers map[string]bool, err error)
 			fmt.Fprintln(os.Stderr, "postern-imaged: verify:", err)
 			continue
 		}
-		manifests = append(manifests, rec.Manifest)
+		records = append(records, rec)
 		for _, l := range rec.Layers {
-			layers[strings.TrimPrefix(l.DiffID, "sha256:")+".erofs"] = true
+			layers[layerFile(l)] = true
 		}
 	}
-	return manifests, layers, nil
+	return records, layers, nil
+}
+
+func layerFile(l record.Layer) string { return strings.TrimPrefix(l.DiffID, "sha256:") + ".erofs" }
+
+// whole says whether every layer of an image is here: a pull may have ended half
+// way, or the power gone before the disk knew a layer's name.
+func (s *Server) whole(rec *record.Record) bool {
+	for _, l := range rec.Layers {
+		var st unix.Stat_t
+		if unix.Fstatat(int(s.layers.Fd()), layerFile(l), &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // sweep removes layers without a record, and what interrupted pulls left. The
@@ -124,6 +139,16 @@ func (s *Server) sweep() error {
 		if stale || strings.HasSuffix(n, ".erofs") && !layers[n] {
 			if err := unix.Unlinkat(dir, n, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 				return fmt.Errorf("removing a layer: %w", err)
+			}
+		}
+	}
+	if names, err = list(s.records); err != nil {
+		return err
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n, tempPrefix) { // a record that the power cut; the lock is held
+			if err := unix.Unlinkat(int(s.records.Fd()), n, 0); err != nil {
+				return fmt.Errorf("removing half a record: %w", err)
 			}
 		}
 	}
@@ -172,9 +197,16 @@ func (s *Server) sync() Answer {
 		a.Error = image.AsError(err)
 		return a
 	}
-	if a.Manifests, _, err = s.known(); err != nil {
+	records, _, err := s.known()
+	if err != nil {
 		a.Error = image.AsError(err)
 		return a
+	}
+	for _, r := range records {
+		a.Manifests = append(a.Manifests, r.Manifest)
+		if !s.whole(r) {
+			a.Broken = append(a.Broken, r.Manifest)
+		}
 	}
 	a.Usage = &image.Usage{Mountpoint: s.l.Layers()}
 	names, _ := list(s.layers)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/postern-cri/postern/privsep/seqpacket"
 	"github.com/postern-cri/postern/runtime/ipc"
 )
@@ -22,6 +24,7 @@ type Request struct {
 type Answer struct {
 	Result *Result `json:"result,omitempty"`
 	Error  string  `json:"error,omitempty"`
+	Full   bool    `json:"full,omitempty"` // it was the disk's fault, not the layer's
 }
 
 // Timeout bounds one conversion.
@@ -45,7 +48,7 @@ func Serve(conn *ipc.Conn) error {
 		}
 		var a Answer
 		if res, err := convertFDs(fds[0], fds[1], r.File); err != nil {
-			a.Error = err.Error()
+			a.Error, a.Full = err.Error(), errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 		} else {
 			a.Result = &res
 		}

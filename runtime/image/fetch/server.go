@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -262,7 +263,8 @@ func (s *Server) sync() (*image.Usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.Usage, s.store.keepOnly(a.Manifests, since)
+	have := slices.DeleteFunc(a.Manifests, func(m string) bool { return slices.Contains(a.Broken, m) })
+	return a.Usage, s.store.keepOnly(have, since)
 }
 
 // collect removes what pulls left that did not come to their end and were not

@@ -46,8 +46,13 @@ func openStore(dir string) (*store, error) {
 		return nil, fmt.Errorf("opening the image index: %w", err)
 	}
 	var f storeFile
-	if err := json.Unmarshal(b, &f); err != nil || f.Version != 1 {
-		return nil, fmt.Errorf("image index: version %d: %v", f.Version, err)
+	if err := json.Unmarshal(b, &f); err != nil {
+		// Without it images are pulled again; with an error nothing could be.
+		fmt.Fprintln(os.Stderr, "postern-imaged: fetch: the image index is damaged, and begun anew:", err)
+		return s, nil
+	}
+	if f.Version != 1 {
+		return nil, fmt.Errorf("image index: version %d", f.Version)
 	}
 	for _, e := range f.Images {
 		s.by[e.Info.ManifestDigest] = e
