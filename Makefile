@@ -4,6 +4,7 @@
 #   make test    check, and every test       make fuzz    each fuzz target for FUZZTIME
 #   make bench   ratios against containerd   make clean   removes bin/
 #   make test-vm what touches the kernel, in an emulated machine with cgroup v2 and AppArmor
+#   make test-long   what takes too long for make test: 1,000 pods that come and go
 #   make critest the upstream CRI validation suite, by SPDY and by WebSocket
 SHELL := /bin/bash
 GO ?= go
@@ -14,7 +15,7 @@ LAUNCH_TAGS := seccomp,netgo,osusergo,runc_nocriu
 STATIC := postern postern-init postern-helper posternd postern-streamd postern-logd postern-policyd postern-imaged postern-auditd postern-cni
 LDFLAGS := -s -w
 
-.PHONY: all build tools testbin demo test test-kubelet test-vm check critest fuzz bench clean deps-build deps-run vet staticcheck format
+.PHONY: all build tools testbin demo test test-kubelet test-vm test-long test-churn check critest fuzz bench clean deps-build deps-run vet staticcheck format
 all: build
 
 deps-build:
@@ -60,6 +61,13 @@ bin/tools/kubelet: test/kubelet/go.mod
 test-kubelet: build deps-run tools testbin bin/tools/kubelet
 	cd test/kubelet && $(GO) build -o ../../bin/test/kubeletctl .
 	@for p in $(KUBELET_PROFILES); do test/kubelet/kubelet.sh $$p || exit 1; done
+
+# What make test has not the time for. A target that belongs here is added to the list.
+test-long: test-churn
+
+# About a quarter of an hour: 1,000 pods, eight at a time, then a wait for heaps to come to rest.
+test-churn: build deps-run tools testbin
+	POSTERN_CHURN=1000 $(GO) test -count=1 -v -timeout 60m -tags containers_image_openpgp,seccomp -run '^TestChurn$$' ./test/e2e
 
 # About half an hour: emulation is ten to twenty times slower than the machine.
 test-vm: build deps-run tools testbin
