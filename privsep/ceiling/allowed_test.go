@@ -26,15 +26,21 @@ func TestAllowed(t *testing.T) {
 		"host path, made": mount(func(m *plan.Mount) {
 			m.From, m.MakeDir = plan.Place{Root: plan.RootHostPath, Name: "scratch", Rel: "x"}, true
 		}),
-		"pod file":          from(plan.RootPodFile, "resolv.conf", ""),
-		"shm":               mount(func(m *plan.Mount) { m.From, m.To = plan.Place{Root: plan.RootPodShm}, "/dev/shm" }),
-		"scratch":           from(plan.RootScratch, "65535", ""),
-		"image volume":      from(plan.RootImage, "sha256:x", "sub"),
-		"recursive":         mount(func(m *plan.Mount) { m.ReadOnly, m.RecursiveReadOnly = true, true }),
-		"slave":             mount(func(m *plan.Mount) { m.Propagation = plan.HostToContainer }),
-		"beside /proc":      mount(func(m *plan.Mount) { m.To = "/process" }),
-		"cwd beside /proc":  func(s *subject) { s.ctr.Cwd = "/processor" },
-		"handler":           func(s *subject) { s.pod.Handler = "kata" },
+		"pod file":         from(plan.RootPodFile, "resolv.conf", ""),
+		"shm":              mount(func(m *plan.Mount) { m.From, m.To = plan.Place{Root: plan.RootPodShm}, "/dev/shm" }),
+		"scratch":          from(plan.RootScratch, "65535", ""),
+		"image volume":     from(plan.RootImage, "sha256:x", "sub"),
+		"recursive":        mount(func(m *plan.Mount) { m.ReadOnly, m.RecursiveReadOnly = true, true }),
+		"slave":            mount(func(m *plan.Mount) { m.Propagation = plan.HostToContainer }),
+		"beside /proc":     mount(func(m *plan.Mount) { m.To = "/process" }),
+		"cwd beside /proc": func(s *subject) { s.ctr.Cwd = "/processor" },
+		"handler":          func(s *subject) { s.pod.Handler = "kata" },
+		"runtime":          func(s *subject) { s.pod.Handler = "crun" },
+		"runtime, able": func(s *subject) {
+			userns(func(*plan.IDMap) {})(s)
+			mount(func(m *plan.Mount) { m.ReadOnly, m.RecursiveReadOnly = true, true })(s)
+			s.pod.Handler = "runc"
+		},
 		"pids":              func(s *subject) { s.ctr.Resources.PIDs = 100 },
 		"user namespace":    userns(func(*plan.IDMap) {}),
 		"root in userns":    func(s *subject) { userns(func(*plan.IDMap) {})(s); s.ctr.User.UID = 0 },

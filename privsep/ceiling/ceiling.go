@@ -33,6 +33,14 @@ type HostPath struct {
 // Root is a named directory: for logs, or below the cgroup mounts.
 type Root struct{ Name, Path string }
 
+// Handler is an OCI runtime that a RuntimeClass may name.
+type Handler struct {
+	Name, Path        string
+	Args              []string
+	UserNamespaces    bool // it can
+	RecursiveReadOnly bool
+}
+
 // Network says where the CNI configuration and plugins are.
 type Network struct {
 	ConfDir string
@@ -77,7 +85,8 @@ type Ceiling struct {
 	// UserNSAuto is the first host id for pods that do not ask for a user namespace:
 	// the front end then asks for one in their place. 0 is no such thing.
 	UserNSAuto  int64
-	Handlers    []string
+	Handlers    []string // names of the built-in runtime
+	Runtimes    []Handler
 	CDI         []string
 	Devices     []string // paths below /dev, or "*"
 	Network     Network
@@ -128,11 +137,11 @@ func Parse(name string, b []byte) (*Ceiling, error) {
 	c := &Ceiling{Classes: map[plan.Class]*Row{}, KubeletRoot: "/var/lib/kubelet", MaxPods: 250, MaxContainers: 2000, MaxPIDs: 4096}
 	for _, t := range tables {
 		r := &reader{file: name, t: t}
-		list := t.name == "host_path" || t.name == "log_root" || t.name == "cgroup_root"
+		list := t.name == "host_path" || t.name == "handler" || t.name == "log_root" || t.name == "cgroup_root"
 		single := t.name == "network" || strings.HasPrefix(t.name, "class.")
 		if list && !t.array || single && t.array {
 			// Two of a single table would hide one behind the other.
-			r.fail(t.line, "table %q: want [[ ]] for host_path, log_root and cgroup_root, and [ ] for all others", t.name)
+			r.fail(t.line, "table %q: want [[ ]] for host_path, handler, log_root and cgroup_root, and [ ] for all others", t.name)
 		}
 		switch {
 		case t.name == "":
@@ -166,6 +175,15 @@ func Parse(name string, b []byte) (*Ceiling, error) {
 			h.Symlinks = links == "beneath"
 			c.HostPaths = append(c.HostPaths, h)
 			r.place(h.Name, h.Path)
+		case t.name == "handler":
+			var h Handler
+			r.str("name", &h.Name)
+			r.str("path", &h.Path)
+			r.strs("args", &h.Args)
+			r.flag("user_namespaces", &h.UserNamespaces)
+			r.flag("recursive_read_only", &h.RecursiveReadOnly)
+			c.Runtimes = append(c.Runtimes, h)
+			r.place(h.Name, h.Path)
 		case t.name == "log_root", t.name == "cgroup_root":
 			var root Root
 			r.str("name", &root.Name)
@@ -184,7 +202,7 @@ func Parse(name string, b []byte) (*Ceiling, error) {
 			}
 			c.Classes[class] = r.row()
 		default:
-			r.fail(t.line, "unknown table %q%s", t.name, meant(t.name, []string{"network", "host_path", "log_root", "cgroup_root"}))
+			r.fail(t.line, "unknown table %q%s", t.name, meant(t.name, []string{"network", "host_path", "handler", "log_root", "cgroup_root"}))
 		}
 		if err := r.done(); err != nil {
 			return nil, err
@@ -238,7 +256,14 @@ func (c *Ceiling) complete(name string) error {
 	case !path.IsAbs(c.KubeletRoot) || path.Clean(c.KubeletRoot) != c.KubeletRoot:
 		return fmt.Errorf("%s: kubelet_root %q: want a clean absolute path", name, c.KubeletRoot)
 	}
-	for _, list := range [][]Root{c.LogRoots, c.CgroupRoots, hostRoots(c.HostPaths)} {
+	var handlers []Root
+	for _, n := range c.Handlers {
+		handlers = append(handlers, Root{Name: n})
+	}
+	for _, h := range c.Runtimes {
+		handlers = append(handlers, Root{Name: h.Name})
+	}
+	for _, list := range [][]Root{c.LogRoots, c.CgroupRoots, hostRoots(c.HostPaths), handlers} {
 		seen := map[string]bool{}
 		for _, r := range list {
 			if seen[r.Name] {
@@ -256,6 +281,16 @@ func hostRoots(h []HostPath) []Root {
 		out[i] = Root{p.Name, p.Path}
 	}
 	return out
+}
+
+// Runtime is the OCI runtime of a handler; nil is the built-in one.
+func (c *Ceiling) Runtime(handler string) *Handler {
+	for i := range c.Runtimes {
+		if c.Runtimes[i].Name == handler {
+			return &c.Runtimes[i]
+		}
+	}
+	return nil
 }
 
 // Locate translates an absolute host path to a Place beneath the longest root

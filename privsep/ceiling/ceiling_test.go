@@ -35,6 +35,17 @@ name = "labelled"
 path = "/srv/labelled"
 relabel = true
 
+[[handler]]
+name = "crun"
+path = "/usr/bin/crun"
+args = ["--systemd-cgroup=false"]
+
+[[handler]]
+name = "runc"
+path = "/usr/sbin/runc"
+user_namespaces = true
+recursive_read_only = true
+
 [[log_root]]
 name = "pods"
 path = "/var/log/pods"
@@ -196,7 +207,13 @@ var fields = map[string]field{
 		and("CEIL-LOGDIR", func(s *subject) { s.pod.Logs.Rel = "ns_other_uid-2" }).
 		and("CEIL-LOGDIR", func(s *subject) { s.pod.Logs.Rel = "ns_other_uid-2/x_uid-1" }).
 		and("CEIL-UID", func(s *subject) { s.pod.UID = "" }),
-	"PodPlan.Handler":    rule("CEIL-HANDLER", func(s *subject) { s.pod.Handler = "other" }),
+	"PodPlan.Handler": rule("CEIL-HANDLER", func(s *subject) { s.pod.Handler = "other" }).
+		and("CEIL-HANDLER", func(s *subject) { s.pod.Handler = "/usr/bin/crun" }).
+		and("CEIL-HANDLER", func(s *subject) { userns(func(*plan.IDMap) {})(s); s.pod.Handler = "crun" }).
+		and("CEIL-HANDLER", func(s *subject) {
+			mount(func(m *plan.Mount) { m.ReadOnly, m.RecursiveReadOnly = true, true })(s)
+			s.pod.Handler = "crun"
+		}),
 	"PodPlan.ShmSize":    rule("CEIL-SHM", func(s *subject) { s.pod.ShmSize = 1<<40 + 1 }),
 	"PodPlan.SELinux":    rule("CEIL-SELINUX", func(s *subject) { s.pod.SELinux.Level = "s0:c1" }),
 	"PodPlan.Privileged": rule("CEIL-PRIV", func(s *subject) { s.pod.Privileged = true }),

@@ -114,8 +114,8 @@ func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
 	if node(p.Network) && p.Hostname != "" {
 		return deny("CEIL-HOSTNAME", "hostname", "leave it empty with the host's network", "a pod in the host's network cannot have a host name of its own")
 	}
-	if p.Handler != "" && !slices.Contains(c.Handlers, p.Handler) {
-		return deny("CEIL-HANDLER", "handler", "list it in handlers of ceiling.toml", "runtime handler %q is not known", p.Handler)
+	if d := c.checkHandler(p, nil); d != nil {
+		return d
 	}
 	if p.ShmSize > 1<<40 {
 		return deny("CEIL-SHM", "shm_size", "ask for less", "%d bytes of /dev/shm", p.ShmSize)
@@ -131,6 +131,22 @@ func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
 		}
 	}
 	return noClass
+}
+
+// checkHandler is asked for each container, too: the file may have changed since
+// the pod was made, and no other runtime may take its place.
+func (c *Ceiling) checkHandler(pod *plan.PodPlan, mounts []plan.Mount) *wire.Denial {
+	h := c.Runtime(pod.Handler)
+	recursive := slices.ContainsFunc(mounts, func(m plan.Mount) bool { return m.RecursiveReadOnly })
+	switch {
+	case h == nil && pod.Handler != "" && !slices.Contains(c.Handlers, pod.Handler):
+		return deny("CEIL-HANDLER", "handler", "give it a [[handler]] in ceiling.toml", "runtime handler %q is not known", pod.Handler)
+	case h != nil && pod.UserNS && !h.UserNamespaces:
+		return deny("CEIL-HANDLER", "handler", "say user_namespaces = true if the runtime has them", "runtime handler %q has no user namespaces", pod.Handler)
+	case h != nil && recursive && !h.RecursiveReadOnly:
+		return deny("CEIL-HANDLER", "mounts", "say recursive_read_only = true if the runtime has them", "runtime handler %q has no recursively read-only mounts", pod.Handler)
+	}
+	return nil
 }
 
 // checkMaps refuses a user namespace that is none: root in it would be root, or a
@@ -206,6 +222,7 @@ func (c *Ceiling) CheckContainer(pod *plan.PodPlan, p *plan.Plan) *wire.Denial {
 		// What the pod may have its containers may; other categories would be another pod's.
 		need(r.SELinuxOptions || p.SELinux == pod.SELinux, p.SELinux != (plan.SELinux{}), "CEIL-SELINUX", "selinux", "an SELinux label of the container's choice"),
 		c.CheckResources(p, &p.Resources),
+		c.checkHandler(pod, p.Mounts),
 	)
 	if d != nil {
 		return d

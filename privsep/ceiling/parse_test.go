@@ -117,9 +117,20 @@ func TestParseValues(t *testing.T) {
 		`name = "h"`,
 		`path = "/"`,
 		`symlinks = "beneath"`,
+		`[[handler]]`,
+		`name = "crun"`,
+		`path = "/usr/bin/crun"`,
+		`args = ["--x"]`,
+		`recursive_read_only = true`,
+		`[[handler]]`,
+		`name = "runc"`,
+		`path = "/usr/sbin/runc"`,
+		`user_namespaces = true`,
 	}, "\r\n")+tail)
 	want := &Ceiling{Profile: "a # is no comment here", KubeletRoot: "/var/lib/kubelet", SeccompDir: `back\`, SeccompUnsetUnconfined: true, MaxPods: 7, MaxContainers: 2000, MaxPIDs: 4096,
 		Handlers: []string{"one", "two # three", "four]"}, CDI: []string{}, Devices: []string{"a", "b"}, Network: Network{ConfDir: "/etc/ü"},
+		Runtimes: []Handler{{Name: "crun", Path: "/usr/bin/crun", Args: []string{"--x"}, RecursiveReadOnly: true},
+			{Name: "runc", Path: "/usr/sbin/runc", UserNamespaces: true}},
 		HostPaths: []HostPath{{Name: "h", Path: "/", Symlinks: true}}, CgroupRoots: []Root{{"p", "/p"}}, Classes: map[plan.Class]*Row{plan.Restricted: {}}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)

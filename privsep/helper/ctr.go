@@ -247,11 +247,11 @@ func ctrSignal(r *request, q *wire.CtrSignalRequest) (wire.Message, error) {
 	err := h.onCtr(target, "StopContainer", gate.ClassTeardown, func(c *ctr) error {
 		switch {
 		case x != nil:
-			return h.Kernel.Signal(x.proc, q.Signal)
+			return h.Kernel.Signal("", x.proc, q.Signal)
 		case q.All:
 			return h.Kernel.KillAll(c.Out.Cgroup)
 		}
-		return h.Kernel.Signal(c.Out.Proc, q.Signal)
+		return h.Kernel.Signal(c.ID, c.Out.Proc, q.Signal)
 	})
 	return &wire.CtrSignalAnswer{Answer: outcome(err)}, nil
 }

@@ -318,7 +318,7 @@ func (w *world) Exec(string, string, *plan.ExecPlan) (p Proc, fds []int, err err
 	return p, fds, nil
 }
 
-func (w *world) Signal(p Proc, signal uint8) error {
+func (w *world) Signal(_ string, p Proc, signal uint8) error {
 	return w.effect("Signal", func() {
 		if signalKill(signal) {
 			delete(w.procs, p)

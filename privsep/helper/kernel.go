@@ -73,7 +73,8 @@ type Kernel interface {
 	LogReopen(id string, pod *plan.PodPlan, p *plan.Plan) error
 	Exec(ctrID, execID string, p *plan.ExecPlan) (Proc, []int, error)
 
-	Signal(p Proc, signal uint8) error
+	// Signal sends a signal to a process; ctr is not empty where it is the first one of that container.
+	Signal(ctr string, p Proc, signal uint8) error
 	KillAll(cgroup string) error
 	Alive(p Proc) bool
 	// Forget lets init drop an exec's exit record.

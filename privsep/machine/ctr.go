@@ -74,6 +74,9 @@ func (m *Machine) CtrCreate(in helper.CtrIn) (out helper.CtrOut, err error) {
 	if l.Process, l.Files, err = labels(in.Pod, p.SELinux, in.Level, p.Privileged); err != nil {
 		return out, err
 	}
+	if h := m.Ceiling.Runtime(in.Pod.Handler); h != nil {
+		l.Runtime = &spec.Runtime{Path: h.Path, Args: h.Args}
+	}
 	if err := m.rootfs(in, l.Rootfs, l.Files); err != nil {
 		return out, err
 	}
@@ -200,6 +203,10 @@ func (m *Machine) mayJoin(p *plan.Plan, pinned string) error {
 //
 // Expected syscalls: pidfd_open, openat(O_NONBLOCK), poll, read, unlinkat.
 func (m *Machine) CtrStart(id string, p helper.Proc) error {
+	if m.external(id) {
+		_, _, err := m.run(&spec.Launch{Op: spec.Start, ID: id}, [3]*os.File{}, nil)
+		return err
+	}
 	// The process is got hold of before the fifo lets it go: it may have done all
 	// that it has to do, and be gone, by the time that we look again.
 	pidfd, err := unix.PidfdOpen(p.PID, 0)
@@ -241,6 +248,12 @@ func (m *Machine) CtrStart(id string, p helper.Proc) error {
 		return fmt.Errorf("starting a container: %w", err)
 	}
 	return nil
+}
+
+// external tells whether an OCI runtime made the container, and not ours.
+func (m *Machine) external(id string) bool {
+	_, err := os.Lstat(m.box("launch", id, spec.RuntimeFile))
+	return err == nil
 }
 
 // CtrUpdate changes limits.
@@ -298,7 +311,7 @@ func (m *Machine) Exec(ctrID, execID string, p *plan.ExecPlan) (proc helper.Proc
 		proc, err = helper.Proc{}, nil // it is done already: its exit says how
 	}
 	if err := m.Keeper.Watch(execID, res.PID, since); err != nil {
-		return proc, nil, errors.Join(err, m.Signal(proc, uint8(unix.SIGKILL)))
+		return proc, nil, errors.Join(err, m.Signal("", proc, uint8(unix.SIGKILL)))
 	}
 	for _, k := range s.ours {
 		fd, err := unix.FcntlInt(k.file.Fd(), unix.F_DUPFD_CLOEXEC, 3)

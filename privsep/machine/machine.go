@@ -29,6 +29,7 @@ import (
 	"github.com/postern-cri/postern/privsep/layout"
 	"github.com/postern-cri/postern/privsep/mount"
 	"github.com/postern-cri/postern/privsep/record"
+	"github.com/postern-cri/postern/privsep/spec"
 	"github.com/postern-cri/postern/privsep/wire"
 )
 
@@ -166,12 +167,21 @@ func (m *Machine) Alive(p helper.Proc) bool {
 	return p.PID > 1 && err == nil && now == p
 }
 
-// Signal sends signal to p; one that is gone already is fine.
+// Signal sends signal to p; one that is gone already is fine. Where p is the first
+// process of a container of an OCI runtime, that may know better what the signal
+// is for; if it fails, the process is stopped without it.
 //
 // Expected syscalls: pidfd_open, pidfd_send_signal.
-func (m *Machine) Signal(p helper.Proc, signal uint8) error {
+func (m *Machine) Signal(ctr string, p helper.Proc, signal uint8) error {
 	if p.PID <= 1 {
 		return nil
+	}
+	if ctr != "" && m.external(ctr) && m.Alive(p) {
+		_, _, err := m.run(&spec.Launch{Op: spec.Kill, ID: ctr, Signal: signal}, [3]*os.File{}, nil)
+		if err == nil {
+			return nil
+		}
+		fmt.Fprintf(os.Stderr, "container %s: %v\n", ctr, err)
 	}
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if err == nil {

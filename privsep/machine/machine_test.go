@@ -444,11 +444,11 @@ func TestTerminalExecAndKill(t *testing.T) {
 		t.Errorf("exec of what is not there: %v", err)
 	}
 	r.must(r.m.CtrUpdate(ci.ID, &plan.Resources{Memory: 64 << 20}))
-	r.must(r.m.Signal(co.Proc, uint8(unix.SIGTERM))) // ignored
+	r.must(r.m.Signal("", co.Proc, uint8(unix.SIGTERM))) // ignored
 	if time.Sleep(50 * time.Millisecond); !r.m.Alive(co.Proc) {
 		t.Error("the container died of a signal that it ignores")
 	}
-	r.must(r.m.Signal(helper.Proc{PID: co.Proc.PID, Start: co.Proc.Start + 1}, uint8(unix.SIGKILL))) // another process by now
+	r.must(r.m.Signal("", helper.Proc{PID: co.Proc.PID, Start: co.Proc.Start + 1}, uint8(unix.SIGKILL))) // another process by now
 	if time.Sleep(50 * time.Millisecond); !r.m.Alive(co.Proc) {
 		t.Error("a process was killed by the number of another")
 	}

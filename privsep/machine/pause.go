@@ -129,7 +129,7 @@ func (m *Machine) stopPause(dir string, p helper.Proc) error {
 			return fmt.Errorf("reading the pause process's note: %w", err)
 		}
 	}
-	if err := m.Signal(p, uint8(unix.SIGKILL)); err != nil {
+	if err := m.Signal("", p, uint8(unix.SIGKILL)); err != nil {
 		return err
 	}
 	err := unix.Unmount(dir+"/pid", unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)

@@ -57,7 +57,7 @@ func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
 		return out, err
 	}
 	if p.UserNS && !shared { // it has done its work
-		if err := m.Signal(out.Pause, uint8(unix.SIGKILL)); err != nil {
+		if err := m.Signal("", out.Pause, uint8(unix.SIGKILL)); err != nil {
 			return out, err
 		}
 	}

@@ -14,6 +14,9 @@ const (
 	Exec   Op = "exec"
 	Update Op = "update"
 	Delete Op = "delete"
+	// Of a container that an OCI runtime made; the helper does these itself for all others.
+	Start Op = "start"
+	Kill  Op = "kill"
 )
 
 // Launch is one operation. It arrives as JSON on fd 3; the Result goes to fd 4;
@@ -26,6 +29,7 @@ type Launch struct {
 	Seccomp  string // directory of localhost seccomp profiles
 
 	// Create.
+	Runtime     *Runtime // nil is the built-in one. What is done later finds it in the container's state
 	Plan        *plan.Plan
 	Rootfs      string // assembled by the helper: overlay over the image's layers
 	Mounts      []Mount
@@ -46,6 +50,18 @@ type Launch struct {
 
 	// Update.
 	Resources *plan.Resources
+
+	// Kill.
+	Signal uint8
+}
+
+// RuntimeFile stands in the directory of a container that an OCI runtime made.
+const RuntimeFile = "runtime.json"
+
+// Runtime is an OCI runtime that ceiling.toml names.
+type Runtime struct {
+	Path string
+	Args []string // before the command
 }
 
 // Namespaces are paths of pinned namespaces. "" with Host false is a new one.

@@ -94,7 +94,12 @@ func (s *Server) checkHandler(name string) error {
 			return nil
 		}
 	}
-	return status.Errorf(codes.NotFound, "runtime_handler: unknown handler %q: use \"\", or list it in handlers of ceiling.toml", name)
+	for _, h := range s.runtimes {
+		if h.Name == name {
+			return nil
+		}
+	}
+	return status.Errorf(codes.NotFound, "runtime_handler: unknown handler %q: use \"\", or give it a [[handler]] in ceiling.toml", name)
 }
 
 // badPlan is the error for a request that no plan can say, or whose place on the

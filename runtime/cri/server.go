@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/postern-cri/postern/privsep/ceiling"
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/runtime/cdi"
 	"github.com/postern-cri/postern/runtime/stats"
@@ -27,7 +28,8 @@ type Options struct {
 	Store    *store.Store
 	Places   Places
 	Cgroups  *stats.Cgroups
-	Handlers []string // names of the runtime handlers beside the default
+	Handlers []string          // other names of the built-in runtime
+	Runtimes []ceiling.Handler // OCI runtimes beside it
 	Users    UserOpener
 	CDI      func(name string) ([]cdi.Edits, error) // what a device needs
 	Rlimits  []plan.Rlimit                          // of every container
@@ -51,6 +53,7 @@ type Server struct {
 	places   Places
 	cgroups  *stats.Cgroups
 	handlers []string
+	runtimes []ceiling.Handler
 	users    UserOpener
 	cdi      func(string) ([]cdi.Edits, error)
 	rlimits  []plan.Rlimit
@@ -78,7 +81,7 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{
 		helper: o.Helper, policy: o.Policy, audit: o.Audit, images: o.Images, store: o.Store, places: o.Places,
-		cgroups: o.Cgroups, handlers: o.Handlers, users: o.Users, cdi: o.CDI, rlimits: o.Rlimits, stream: o.Stream, logs: o.Logs, stateDir: o.StateDir,
+		cgroups: o.Cgroups, handlers: o.Handlers, runtimes: o.Runtimes, users: o.Users, cdi: o.CDI, rlimits: o.Rlimits, stream: o.Stream, logs: o.Logs, stateDir: o.StateDir,
 		version: o.Version, log: o.Log,
 	}
 	s.usage.kick = make(chan struct{}, 1)

@@ -87,6 +87,10 @@ func (s *Server) Status(ctx context.Context, r *cri.StatusRequest) (*cri.StatusR
 	for _, n := range s.handlers {
 		a.RuntimeHandlers = append(a.RuntimeHandlers, &cri.RuntimeHandler{Name: n, Features: f})
 	}
+	for _, n := range s.runtimes {
+		can := &cri.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: f.RecursiveReadOnlyMounts && n.RecursiveReadOnly, UserNamespaces: f.UserNamespaces && n.UserNamespaces}
+		a.RuntimeHandlers = append(a.RuntimeHandlers, &cri.RuntimeHandler{Name: n.Name, Features: can})
+	}
 	if r.Verbose {
 		on := map[string]bool{}
 		for name, bit := range map[string]uint64{

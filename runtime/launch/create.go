@@ -29,6 +29,9 @@ func (o *operation) create() (err error) {
 		return err
 	}
 	saved := processOf(o.Plan)
+	if o.Runtime != nil {
+		return o.createExternal(cfg, saved)
+	}
 	if cfg.Labels, err = saved.labels(); err != nil {
 		return err
 	}

@@ -31,10 +31,18 @@ func (o *operation) delete() error {
 	if err != nil {
 		return err
 	}
+	f, _ := o.external() // what is half written was written before anything was made
 	if m != nil {
 		if err := killAll(m); err != nil {
 			return err
 		}
+	}
+	if f != nil {
+		if err := f.delete(); err != nil {
+			return err
+		}
+	}
+	if m != nil {
 		if err := m.Destroy(); err != nil {
 			return fmt.Errorf("removing cgroups: %w", err)
 		}

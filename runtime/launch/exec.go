@@ -18,6 +18,12 @@ func (o *operation) exec() error {
 	if o.Exec == nil || len(o.Exec.Args) == 0 || o.Exec.Args[0] == "" {
 		return errors.New("nothing to run")
 	}
+	if f, err := o.external(); f != nil || err != nil {
+		if err != nil {
+			return err
+		}
+		return f.exec()
+	}
 	c, err := o.container()
 	if err != nil {
 		return err
@@ -27,8 +33,8 @@ func (o *operation) exec() error {
 		return err
 	}
 	p := saved.process(o.Exec.Args)
-	if o.Exec.TTY && !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "TERM=") }) {
-		p.Env = append(slices.Clone(p.Env), "TERM=xterm")
+	if o.Exec.TTY {
+		p.Env = withTerm(p.Env)
 	}
 	o.stdio(p, o.Exec.TTY)
 	if err := c.Start(p); err != nil {
@@ -39,6 +45,14 @@ func (o *operation) exec() error {
 	}
 	o.result.PID, err = p.Pid()
 	return err
+}
+
+// withTerm gives an environment that names no terminal one.
+func withTerm(env []string) []string {
+	if slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, "TERM=") }) {
+		return env
+	}
+	return append(slices.Clone(env), "TERM=xterm")
 }
 
 // container loads the container, which must be there and run.

@@ -15,6 +15,7 @@ var mistakes = []struct {
 	field, remedy string
 }{
 	{regexp.MustCompile(`exec: ".*?(executable file not found in \$PATH|no such file or directory)`), "command", "name a program that the image has"},
+	{regexp.MustCompile("executable file `[^`]*` not found in \\$PATH"), "command", "name a program that the image has"}, // crun's word for it
 	{regexp.MustCompile(`exec: ".*?(permission denied|is a directory|exec format error)`), "command", "name a program that the user may execute"},
 	{regexp.MustCompile(`seccomp: profile .*`), "seccomp", "put the profile into the directory that seccomp_dir of ceiling.toml names, or use RuntimeDefault"},
 	{regexp.MustCompile(`apparmor: profile .*`), "apparmor", "load the profile on this machine, or use RuntimeDefault"},

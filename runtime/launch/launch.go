@@ -11,6 +11,7 @@ import (
 	"os"
 
 	_ "github.com/opencontainers/cgroups/devices" // device rules, without which create fails
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 
 	"github.com/postern-cri/postern/privsep/spec"
@@ -80,6 +81,10 @@ func Do(l *spec.Launch) spec.Result {
 		err = op.update()
 	case l.Op == spec.Delete:
 		err = op.delete()
+	case l.Op == spec.Start:
+		err = op.start()
+	case l.Op == spec.Kill:
+		err = op.kill()
 	default:
 		err = fmt.Errorf("unknown operation %q", l.Op)
 	}
@@ -98,6 +103,7 @@ func Do(l *spec.Launch) spec.Result {
 type operation struct {
 	*spec.Launch
 	result spec.Result
+	filter *specs.LinuxSeccomp // what cfg.Seccomp is made of
 }
 
 // note records that something was lowered to what the machine permits.

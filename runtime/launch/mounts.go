@@ -4,6 +4,7 @@ package launch
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -47,6 +48,16 @@ func (o *operation) mounts(cfg *configs.Config) error {
 	const cg = "/sys/fs/cgroup"
 	if !o.Plan.Privileged && !cgroups.IsCgroup2UnifiedMode() && slices.ContainsFunc(own, func(k *configs.Mount) bool { return k.Destination == cg }) {
 		cfg.ReadonlyPaths = append(slices.Clone(cfg.ReadonlyPaths), cg)
+		if o.Runtime != nil {
+			// crun has those beneath writable again after that.
+			list, err := os.ReadDir(cg)
+			if err != nil {
+				return err
+			}
+			for _, e := range list {
+				cfg.ReadonlyPaths = append(cfg.ReadonlyPaths, path.Join(cg, e.Name()))
+			}
+		}
 	}
 	cfg.Mounts = append(own, cfg.Mounts...)
 	slices.SortStableFunc(cfg.Mounts, func(a, b *configs.Mount) int {

@@ -139,6 +139,12 @@ func (o *operation) update() error {
 	if o.Resources == nil {
 		return errors.New("no resources")
 	}
+	if f, err := o.external(); f != nil || err != nil {
+		if err != nil {
+			return err
+		}
+		return f.update()
+	}
 	c, err := o.container()
 	if err != nil {
 		return err

@@ -69,6 +69,7 @@ func (o *operation) seccomp(cfg *configs.Config) error {
 	if err != nil {
 		return err
 	}
+	o.filter = p
 	if cfg.Seccomp, err = specconv.SetupSeccomp(p); err == nil && cfg.Seccomp == nil {
 		err = errors.New("the profile filters nothing")
 	}

@@ -11,15 +11,19 @@ import (
 )
 
 // checkCeiling validates a ceiling file as the helper will.
-func checkCeiling(path string) []Finding {
+func checkCeiling(path string) (out []Finding) {
 	b, err := os.ReadFile(path)
-	if err == nil {
-		_, err = ceiling.Parse(path, b)
-	}
 	if err != nil {
 		return []Finding{{Error: true, What: "ceiling", Text: err.Error()}}
 	}
-	return nil
+	c, err := ceiling.Parse(path, b)
+	if err != nil {
+		return []Finding{{Error: true, What: "ceiling", Text: err.Error()}}
+	}
+	for _, h := range c.Runtimes {
+		out = append(out, checkRuntime(h)...)
+	}
+	return out
 }
 
 // bindCeiling makes the ceiling say the directories of postern.toml. The helper
