@@ -7,12 +7,13 @@ declare -A why=(
   [libseccomp-dev]="seccomp filters of containers" [containernetworking-plugins]="CNI plugins: bridge, host-local, portmap"
   [iptables]="masquerading and host ports of the CNI plugins" [busybox-static]="content of the images that the tests make"
   [iproute2]="network namespaces of the tests" [procps]="ps in the demo" [util-linux]="unshare, flock" [curl]="port-forward check of the demo"
+  [crun]="an OCI runtime that a RuntimeClass names in the tests" [runc]="another one"
   [nginx-light]="content of critest's images" [apache2-bin]="content of critest's images"
   [git]="module checks" [qemu-system-x86]="emulates a machine with cgroup v2 and AppArmor" [cpio]="packs its initial file system"
   [e2fsprogs]="makes its disk" [kmod]="finds its kernel modules" [apparmor]="loads AppArmor profiles there")
 declare -A group=(
   [build]="gcc libc6-dev pkg-config libseccomp-dev"
-  [run]="containernetworking-plugins iptables busybox-static iproute2 procps util-linux curl"
+  [run]="containernetworking-plugins iptables busybox-static iproute2 procps util-linux curl crun runc"
   [vm]="qemu-system-x86 busybox-static cpio kmod e2fsprogs apparmor"
   [bench]="containernetworking-plugins iptables busybox-static iproute2 util-linux"
   [critest]="containernetworking-plugins iptables busybox-static iproute2 util-linux procps nginx-light apache2-bin"

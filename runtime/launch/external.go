@@ -70,6 +70,9 @@ func (f *external) write(name string, v any) error {
 // createExternal makes the container with the runtime of the request.
 func (o *operation) createExternal(cfg *configs.Config, saved *savedProcess) (err error) {
 	f := &external{operation: o, dir: filepath.Join(o.StateDir, o.ID), runtime: *o.Runtime}
+	if err := keepFlags(cfg.Mounts); err != nil {
+		return err
+	}
 	d, err := o.document(cfg, saved)
 	if err != nil {
 		return err
@@ -112,6 +115,23 @@ func (o *operation) createExternal(cfg *configs.Config, saved *savedProcess) (er
 	}
 	o.result.PID, err = f.pid(pidFile)
 	return err
+}
+
+// keepFlags adds the flags that staged sources have. A user namespace may not take
+// them away, and a runtime that mounts without them is refused by the kernel.
+func keepFlags(list []*configs.Mount) error {
+	const kept = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC // ST_ are the same bits
+	for _, m := range list {
+		if !m.IsBind() {
+			continue
+		}
+		var st unix.Statfs_t
+		if err := unix.Statfs(m.Source, &st); err != nil {
+			return fmt.Errorf("source of the mount at %s: %w", m.Destination, err)
+		}
+		m.Flags |= int(st.Flags) & kept
+	}
+	return nil
 }
 
 // hold sets the cgroup's limits and device rules as the built-in runtime does: a
@@ -305,6 +325,11 @@ func (f *external) exec() error {
 	process, pid := "x-"+f.ExecID, "p-"+f.ExecID
 	defer os.Remove(f.path(process))
 	defer os.Remove(f.path(pid))
+	if adj := d.Process.OOMScoreAdj; adj != nil { // what crun does not set it inherits
+		if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(*adj)), 0); err != nil {
+			f.note("oom_score_adj: %v", err)
+		}
+	}
 	b, err := json.Marshal(d.Process)
 	if err == nil {
 		err = noNUL(b)
