@@ -57,6 +57,15 @@ func (o *operation) external() (*external, error) {
 	return f, err
 }
 
+// theirs is for what the helper does itself to a container of the built-in runtime.
+func (o *operation) theirs() (*external, error) {
+	f, err := o.external()
+	if err == nil && f == nil {
+		err = errors.New("not a container of an OCI runtime")
+	}
+	return f, err
+}
+
 func (f *external) path(name string) string { return filepath.Join(f.dir, name) }
 
 func (f *external) write(name string, v any) error {
@@ -281,10 +290,7 @@ func (f *external) status() string {
 // start lets a created container run. One that runs was started by a helper that
 // did not live to say so.
 func (o *operation) start() error {
-	f, err := o.external()
-	if err == nil && f == nil {
-		err = errors.New("not a container of an OCI runtime")
-	}
+	f, err := o.theirs()
 	if err != nil {
 		return err
 	}
@@ -296,10 +302,7 @@ func (o *operation) start() error {
 
 // kill signals the first process.
 func (o *operation) kill() error {
-	f, err := o.external()
-	if err == nil && f == nil {
-		err = errors.New("not a container of an OCI runtime")
-	}
+	f, err := o.theirs()
 	if err != nil {
 		return err
 	}
