@@ -161,7 +161,7 @@ func TestRowKeys(t *testing.T) {
 	keys := map[string]string{
 		"privileged": "Privileged", "host_network": "HostNetwork", "host_pid": "HostPID", "host_ipc": "HostIPC", "unconfined": "Unconfined",
 		"allow_privilege_escalation": "PrivilegeEscalation", "unmasked_proc": "UnmaskedProc", "run_as_root": "RunAsRoot",
-		"bidirectional": "Bidirectional", "user_namespaces": "UserNamespaces", "selinux_options": "SELinuxOptions",
+		"bidirectional": "Bidirectional", "user_namespaces": "UserNamespaces", "require_user_namespace": "RequireUserNS", "selinux_options": "SELinuxOptions",
 	}
 	if n := reflect.TypeFor[Row]().NumField(); n != len(keys)+4 {
 		t.Errorf("a row has %d fields, the test knows %d", n, len(keys)+4)
