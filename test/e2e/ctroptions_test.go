@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -116,9 +117,22 @@ func TestMountOptions(t *testing.T) {
 	p.Linux.SecurityContext.Privileged = true
 	pod := tr.runPod(p)
 	ref := tr.reg + "/demo/signed:1"
-	img, err := tr.img.ImageStatus(ctx(t), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: ref}})
+	img, err := tr.img.ImageStatus(ctx(t), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: ref}, Verbose: true})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !strings.Contains(img.Info["info"], "layers") {
+		t.Errorf("verbose: %v", img.Info)
+	}
+	// A pull says for which pod it is.
+	if _, err := tr.img.PullImage(ctx(t), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: ref}, SandboxConfig: p}); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(tr.audit(), func(r map[string]any) bool {
+		who, _ := r["pod"].(map[string]any)
+		return r["method"] == "PullImage" && who["name"] == "mounts" && who["namespace"] == "e2e" && who["uid"] == "mounts-uid"
+	}) {
+		t.Error("no record of a pull for this pod")
 	}
 	a := dir + "/a"
 	ctr := tr.sleeper(pod, p, "c", func(c *cri.ContainerConfig) {

@@ -163,7 +163,15 @@ func TestStatistics(t *testing.T) {
 		}
 		return nil
 	})
-	pod, ctr := tr.run("busy", "dd if=/dev/zero of=/file bs=1k count=100 2>/dev/null; sync; while :; do :; done")
+	p := tr.podConfig("busy")
+	pod := tr.runPod(p)
+	c := tr.ctrConfig("c", "dd if=/dev/zero of=/file bs=1k count=100 2>/dev/null; sync; while :; do :; done")
+	c.Image.UserSpecifiedImage = "what/the:user-wrote"
+	ctr := tr.create(pod, p, c)
+	tr.start(ctr)
+	if s, err := tr.rt.ContainerStatus(ctx(t), &cri.ContainerStatusRequest{ContainerId: ctr, Verbose: true}); err != nil || !strings.Contains(s.Info["info"], "cgroup") {
+		t.Errorf("verbose: %v, %v", s.GetInfo(), err)
+	}
 	for _, next := range []func() *cri.ContainerEventResponse{a, b} {
 		e := next()
 		for ; e.ContainerId != ctr || e.ContainerEventType != cri.ContainerEventType_CONTAINER_STARTED_EVENT; e = next() {
@@ -221,7 +229,7 @@ func TestStatistics(t *testing.T) {
 			for i, k := range keys[m.Name] {
 				label[k] = m.LabelValues[i]
 			}
-			if label["container"] != "c" || label["pod"] != "busy" || label["namespace"] != "e2e" || label["name"] != ctr || !strings.HasSuffix(label["image"], "/demo/signed:1") || !strings.HasSuffix(label["id"], ctr) {
+			if label["container"] != "c" || label["pod"] != "busy" || label["namespace"] != "e2e" || label["name"] != ctr || label["image"] != c.Image.UserSpecifiedImage || !strings.HasSuffix(label["id"], ctr) {
 				t.Fatalf("%s: labels %v", m.Name, label)
 			}
 			value[m.Name] += m.Value.GetValue()
