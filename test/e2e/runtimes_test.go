@@ -82,7 +82,7 @@ func (tr *tree) under(handler string, cfg *cri.PodSandboxConfig) string {
 // every runtime where the rights are.
 const view = `exec 2>/dev/null
 grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Speculation)' /proc/self/status
-grep -v '^Max pending' /proc/self/limits; cat /proc/self/oom_score_adj /proc/self/uid_map; umask; hostname; pwd; env | sort
+grep -v '^Max pending' /proc/self/limits; cat /proc/self/oom_score_adj /proc/self/uid_map /proc/self/attr/current; umask; hostname; pwd; env | sort
 cat /sys/fs/cgroup/devices/devices.list 2>/dev/null | sort
 for d in $(ls /dev); do [ $d = core ] || stat -c '%n %F %t:%T %a %u:%g' /dev/$d; done
 for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n | sed 's/[0-9].*//'; done
