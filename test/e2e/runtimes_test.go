@@ -162,6 +162,13 @@ func TestRuntimes(t *testing.T) {
 	tr, _ := startRuntimes(t)
 	for _, handler := range []string{"crun", "runc"} {
 		tr.life(handler)
+		tr.interrupt(handler)
+	}
+	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, d := range dirs {
+		if b, err := os.ReadFile(d); err == nil && strings.Contains(string(b), tr.root+"/run/box/launch") {
+			t.Errorf("a runtime is left: %q", b)
+		}
 	}
 	for _, d := range []string{"launch", "ctr"} {
 		if left, err := os.ReadDir(filepath.Join(tr.root, "run/box", d)); err != nil || len(left) > 0 {
@@ -276,6 +283,48 @@ func (tr *tree) life(handler string) {
 		if _, err := tr.rt.RemovePodSandbox(ctx(t), &cri.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// interrupt kills the privileged side at some moments of creates and execs: what
+// was half made is removed, and the request works again.
+func (tr *tree) interrupt(handler string) {
+	t := tr.t
+	p := tr.podConfig(handler + "-cut")
+	pod := tr.under(handler, p)
+	for i := range 3 {
+		c := tr.ctrConfig(fmt.Sprintf("c%d", i), "exec sleep 1000")
+		done := make(chan error, 1)
+		go func() {
+			_, err := tr.rt.CreateContainer(ctx(t), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: p})
+			done <- err
+		}()
+		time.Sleep(time.Duration(1+2*i) * 25 * time.Millisecond)
+		for _, pid := range tr.processes()["postern-helper"] {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if err := <-done; err != nil {
+			t.Logf("%s, killed after %d ms: %v", handler, (1+2*i)*25, err)
+		}
+		var ctr string
+		tr.eventually(20*time.Second, "the container is made after all", func() error {
+			r, err := tr.rt.CreateContainer(ctx(t), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: p})
+			ctr = r.GetContainerId()
+			return err
+		})
+		tr.eventually(20*time.Second, "the container is started", func() error {
+			_, err := tr.rt.StartContainer(ctx(t), &cri.StartContainerRequest{ContainerId: ctr})
+			return err
+		})
+		if out, code := tr.exec(ctr, "echo", "there"); out != "there\n" || code != 0 {
+			t.Errorf("%q, %d", out, code)
+		}
+	}
+	if _, err := tr.rt.StopPodSandbox(ctx(t), &cri.StopPodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Error(err)
+	}
+	if _, err := tr.rt.RemovePodSandbox(ctx(t), &cri.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Error(err)
 	}
 }
 
