@@ -267,3 +267,45 @@ func TestLargeForward(t *testing.T) {
 		conn.Close()
 	}
 }
+
+// TestHostileSPDY: frames that announce more than they have (CVE-2026-35469).
+func TestHostileSPDY(t *testing.T) {
+	f := newFront(t, time.Hour)
+	had := heap()
+	for name, frame := range map[string][]byte{
+		"settings":  {0x80, 3, 0, 4, 0, 0xff, 0xff, 0xff, 0x00, 0xff, 0xff, 0xff},
+		"headers":   {0x80, 3, 0, 1, 0, 0xff, 0xff, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff},
+		"data":      {0, 0, 0, 1, 0, 0xff, 0xff, 0xff},
+		"no frame":  bytes.Repeat([]byte{0xff}, 64),
+		"version 2": {0x80, 2, 0, 1, 0, 0, 0, 10},
+	} {
+		grant := "sleep 1009 # " + name
+		url := f.mint(mintRequest{Kind: kindExec, Grant: grant, Stdout: true})
+		c, err := net.Dial("tcp", strings.TrimPrefix(f.server.base, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n", strings.TrimPrefix(url, f.server.base))
+		answer := make([]byte, 4096)
+		if n, err := c.Read(answer); err != nil || !strings.HasPrefix(string(answer[:n]), "HTTP/1.1 101") {
+			t.Fatalf("%q %v", answer[:n], err)
+		}
+		c.Write(frame)
+		junk := bytes.Repeat([]byte{0x7f}, 1<<20)
+		for sent := 0; sent < 64<<20; sent += len(junk) {
+			c.SetWriteDeadline(time.Now().Add(time.Second))
+			if _, err := c.Write(junk); err != nil {
+				break // it has ended, or nobody reads
+			}
+		}
+		c.Close()
+	}
+	if grown := heap() - had; grown > 64<<20 {
+		t.Errorf("%d MiB for five hostile clients", grown>>20)
+	}
+	// It still serves.
+	_, s := f.spdySession(mintRequest{Kind: kindExec, Grant: "echo still here", Stdout: true})
+	if out, _ := io.ReadAll(s["stdout"]); string(out) != "still here\n" {
+		t.Errorf("%q", out)
+	}
+}
