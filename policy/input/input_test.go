@@ -2,6 +2,7 @@ package input
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -125,6 +126,8 @@ func TestEveryFactIsInTheDocument(t *testing.T) {
 			Verification: &facts.Verification{Status: "v1", Authorities: []string{"v2"}, Epoch: "v3"}},
 		Exec:        &facts.Exec{Args: []string{"e1"}, TTY: true},
 		PortForward: &facts.PortForward{Ports: []int32{45}},
+		PodResources: &facts.PodResources{Overhead: &plan.Resources{CPUShares: 46},
+			Resources: &plan.Resources{Memory: 47, Hugepages: []plan.HugepageLimit{{PageSize: "h1", Bytes: 48}}}},
 	}
 	b, err := facts.Encode(full)
 	if err != nil {
@@ -135,9 +138,35 @@ func TestEveryFactIsInTheDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := string(d.Canonical())
-	for _, want := range strings.Fields("r1 p1 p2 p3 p4 l1 l2 a1 a2 c1 c2 l3 l4 a3 a4 i1 i2 i3 i4 i5 i6 v1 v2 v3 e1 41 42 43 44 45") {
+	for _, want := range strings.Fields("r1 p1 p2 p3 p4 l1 l2 a1 a2 c1 c2 l3 l4 a3 a4 i1 i2 i3 i4 i5 i6 v1 v2 v3 e1 41 42 43 44 45 46 47 h1 48") {
 		if !strings.Contains(got, want) {
 			t.Errorf("%s is not in %s", want, got)
+		}
+	}
+}
+
+// TestManyAnnotations: as much as Kubernetes permits fits into a document, in one
+// piece or in a thousand, and what is short is left as it was.
+func TestManyAnnotations(t *testing.T) {
+	for _, size := range []int{200, 1000, 100000} {
+		c := plan.Claims{Method: "RunPodSandbox", Annotations: []plan.KV{{Key: "short", Value: "seen"}}}
+		for i := range 256 << 10 / (size + 50) {
+			c.Annotations = append(c.Annotations, plan.KV{Key: fmt.Sprintf("k%d", i), Value: strings.Repeat("v", min(size, 1<<16-1))})
+		}
+		b, err := plan.EncodeClaims(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := Build(RoleHelper, gate.Question{Method: "RunPodSandbox", Sections: []gate.Section{{Kind: gate.SectionClaims, Data: b}}}, 1, redactor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := d.Canonical()
+		if len(got) > MaxSize {
+			t.Errorf("%d annotations of %d bytes make a document of %d", len(c.Annotations), size, len(got))
+		}
+		if !strings.Contains(string(got), `"seen"`) {
+			t.Errorf("%d annotations of %d bytes: the short one is cut", len(c.Annotations), size)
 		}
 	}
 }
