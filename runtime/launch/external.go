@@ -365,27 +365,26 @@ func (f *external) update() error {
 	if err := f.merge(&now, f.Resources); err != nil {
 		return err
 	}
-	group, err := f.group()
-	if err != nil {
+	var d specs.Spec
+	if err := read(f.path(documentFile), &d); err != nil {
 		return err
 	}
+	if d.Linux == nil || d.Process == nil {
+		return errors.New("container state names no cgroup or no process")
+	}
+	group := d.Linux.CgroupsPath
 	if err := f.set(group, &now); err != nil {
 		return errors.Join(err, f.set(group, &was))
 	}
-	return f.write(resourcesFile, &now)
-}
-
-// group is the container's cgroup.
-func (f *external) group() (string, error) {
-	var d specs.Spec
-	err := read(f.path(documentFile), &d)
-	if err == nil && d.Linux == nil {
-		err = errors.New("container state does not name a cgroup")
-	}
+	m, err := manager.New(&cgroups.Cgroup{Path: group, Resources: &cgroups.Resources{}})
 	if err != nil {
-		return "", err
+		return err
 	}
-	return d.Linux.CgroupsPath, nil
+	old := d.Process.OOMScoreAdj
+	if d.Process.OOMScoreAdj, err = f.rescore(m.GetAllPids, old); err == nil && d.Process.OOMScoreAdj != old {
+		err = f.write(documentFile, &d) // an exec gets the score from there, if the runtime lets it
+	}
+	return errors.Join(err, f.write(resourcesFile, &now))
 }
 
 func (f *external) set(group string, r *cgroups.Resources) error {

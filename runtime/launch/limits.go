@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
@@ -89,14 +88,15 @@ func mayRaise() bool {
 }
 
 // rescore changes how likely the kernel kills a container that runs, for all of its
-// processes. One that has ended meanwhile needs no score.
-func (o *operation) rescore(c *libcontainer.Container, cfg *configs.Config) error {
+// processes, and returns the score that holds. One that has ended meanwhile needs
+// none.
+func (o *operation) rescore(processes func() ([]int, error), old *int) (*int, error) {
 	want := int(o.Resources.OOMScoreAdj)
-	if want == 0 || cfg.OomScoreAdj != nil && *cfg.OomScoreAdj == want {
-		return nil
+	if want == 0 || old != nil && *old == want {
+		return old, nil
 	}
 	if want < -1000 || want > 1000 {
-		return fmt.Errorf("oom_score_adj %d is not between -1000 and 1000", want)
+		return old, fmt.Errorf("oom_score_adj %d is not between -1000 and 1000", want)
 	}
 	held := map[int]*os.Root{} // a number can be another process's by the time it is used: this cannot
 	defer func() {
@@ -104,34 +104,33 @@ func (o *operation) rescore(c *libcontainer.Container, cfg *configs.Config) erro
 			d.Close()
 		}
 	}()
-	pids, err := c.Processes()
+	pids, err := processes()
 	if err != nil {
-		return fmt.Errorf("listing the container's processes: %w", err)
+		return old, fmt.Errorf("listing the container's processes: %w", err)
 	}
 	for _, pid := range pids {
 		if d, err := os.OpenRoot(fmt.Sprintf("/proc/%d", pid)); err == nil {
 			held[pid] = d
 		}
 	}
-	if pids, err = c.Processes(); err != nil {
-		return fmt.Errorf("listing the container's processes: %w", err)
+	if pids, err = processes(); err != nil {
+		return old, fmt.Errorf("listing the container's processes: %w", err)
 	}
 	for _, pid := range pids {
 		d := held[pid]
 		if d == nil {
-			continue // its parent's score is its own
+			continue // born meanwhile
 		}
 		err := d.WriteFile("oom_score_adj", []byte(strconv.Itoa(want)), 0)
 		switch {
 		case errors.Is(err, os.ErrPermission):
 			o.note("oom_score_adj: left as it was, this machine does not permit %d", want)
-			return nil
+			return old, nil
 		case err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH):
-			return fmt.Errorf("oom_score_adj: %w", err)
+			return old, fmt.Errorf("oom_score_adj: %w", err)
 		}
 	}
-	cfg.OomScoreAdj = &want
-	return nil
+	return &want, nil
 }
 
 // oomScore sets how likely the kernel kills the container for memory. Going

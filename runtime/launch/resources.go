@@ -164,7 +164,7 @@ func (o *operation) update() error {
 	if err := o.merge(&r, o.Resources); err != nil {
 		return err
 	}
-	if err := o.rescore(c, &cfg); err != nil {
+	if cfg.OomScoreAdj, err = o.rescore(c.Processes, cfg.OomScoreAdj); err != nil {
 		return err
 	}
 	// Device rules are set once, at create.

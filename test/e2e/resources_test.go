@@ -54,6 +54,9 @@ func TestResourceOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("the new score of 1", oom(), "900")
+	if out, _ := tr.exec(ctr, "cat", "/proc/self/oom_score_adj"); strings.TrimSpace(out) != "900" {
+		t.Errorf("the new score of an exec is %q", out)
+	}
 	check("the processors", tr.inGroup(ctr, "cpuset.cpus", "cpuset/cpuset.cpus"), "0")
 
 	c := tr.ctrConfig("unified", "exec sleep 1000")

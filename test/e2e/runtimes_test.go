@@ -204,7 +204,7 @@ func (tr *tree) life(handler string) {
 		t.Errorf("exec on a terminal: %v: %s", err, out)
 	}
 	if _, err := tr.rt.UpdateContainerResources(ctx(t), &cri.UpdateContainerResourcesRequest{ContainerId: ctr,
-		Linux: &cri.LinuxContainerResources{MemoryLimitInBytes: 96 << 20, CpuPeriod: 100000, CpuQuota: -1}}); err != nil {
+		Linux: &cri.LinuxContainerResources{MemoryLimitInBytes: 96 << 20, CpuPeriod: 100000, CpuQuota: -1, OomScoreAdj: 950}}); err != nil {
 		t.Errorf("UpdateContainerResources: %v", err)
 	}
 	if got := tr.inGroup(ctr, "memory.max", "memory/memory.limit_in_bytes"); got != "100663296" {
@@ -212,6 +212,9 @@ func (tr *tree) life(handler string) {
 	}
 	if got := tr.inGroup(ctr, "cpu.max", "cpu/cpu.cfs_quota_us"); got != "max 100000" && got != "-1" {
 		t.Errorf("the new CPU quota is %s", got)
+	}
+	if out, _ := tr.exec(ctr, "cat", "/proc/1/oom_score_adj"); out != "950\n" {
+		t.Errorf("the new OOM score of 1: %q", out)
 	}
 	for _, d := range []string{"postern-helper", "posternd"} {
 		old := tr.processes()[d]
