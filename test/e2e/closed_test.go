@@ -35,7 +35,7 @@ func TestClosedToOthers(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, _ := cmd.Output()
 	found := strings.ReplaceAll(string(out), tr.root+"/", "")
-	allowed := []string{"enter run", "enter run/sock", "enter lib", "enter log", "write run/sock/policy", "write run/sock/audit", "read run/users", "read run/init.json"}
+	allowed := []string{"enter run", "enter run/sock", "enter run/cdi", "enter lib", "enter log", "write run/sock/policy", "write run/sock/audit", "read run/users", "read run/init.json"}
 	for _, f := range strings.Split(strings.TrimSpace(found), "\n") {
 		if !slices.Contains(allowed, f) {
 			t.Errorf("nobody can %s", f)
