@@ -134,7 +134,7 @@ func (n *Node) checkFiles() (out []Finding) {
 // checkConfigured looks at what postern.toml points to.
 func (n *Node) checkConfigured() (out []Finding) {
 	c := n.Config
-	for key, path := range map[string]string{"image.registries_conf": c.Image.RegistriesConf, "image.auth_file": c.Image.AuthFile,
+	for key, path := range map[string]string{"image.registries_conf": c.Image.RegistriesConf, "image.auth_file": c.Image.AuthFile, "image.certs_dir": c.Image.CertsDir,
 		"ceiling.file": c.Ceiling.File, "trust.file": c.Trust.File, "policy.dir": c.Policy.Dir} {
 		if path == "" {
 			continue

@@ -122,6 +122,33 @@ func TestCompression(t *testing.T) {
 	}
 }
 
+// TestDockerTypes: images as older tools push them, a list of platforms included.
+func TestDockerTypes(t *testing.T) {
+	n := newNode(t)
+	const list, manifest = "application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.docker.distribution.manifest.v2+json"
+	old := strings.NewReplacer(fixtures.IndexType, list, fixtures.ManifestType, manifest, fixtures.ConfigType, "application/vnd.docker.container.image.v1+json",
+		fixtures.LayerType, "application/vnd.docker.image.rootfs.diff.tar.gzip")
+	i := small("docker")
+	n.push("docker", "oci", i)
+	i.Manifest = []byte(old.Replace(string(i.Manifest)))
+	index := []byte(old.Replace(string(fixtures.MakeIndex(i))))
+	must(t, n.reg.PushManifest("docker", i.Digest(), manifest, i.Manifest))
+	must(t, n.reg.PushManifest("docker", fixtures.Digest([]byte("{}")), manifest, []byte("{}")))
+	must(t, n.reg.PushManifest("docker", "1", list, index))
+	n.sign(n.key, "docker", fixtures.Digest(index))
+	info, err := n.pull("docker:1")
+	if err != nil || info.ManifestDigest != i.Digest() || info.IndexDigest != fixtures.Digest(index) || info.Config.User != "app" {
+		t.Errorf("%+v %v", info, err)
+	}
+	// The foreign layers of Windows images are refused by their type.
+	foreign := []byte(strings.ReplaceAll(string(i.Manifest), "rootfs.diff", "rootfs.foreign.diff"))
+	must(t, n.reg.PushManifest("docker", "foreign", manifest, foreign))
+	must(t, n.reg.SignImage(n.key, "docker", fixtures.Digest(foreign)))
+	if _, err := n.pull("docker:foreign"); err == nil || !strings.Contains(err.Error(), "foreign.diff") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestManyLayers: 127 are pulled; 128 are refused before one of them is.
 func TestManyLayers(t *testing.T) {
 	n := newNode(t)
