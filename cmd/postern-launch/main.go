@@ -10,6 +10,7 @@ package main
 
 import (
 	"os"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -17,6 +18,14 @@ import (
 
 	"github.com/postern-cri/postern/runtime/launch"
 )
+
+// Inside a container all is done by the first thread: the kernel takes a label
+// for keys from no other.
+func init() {
+	if len(os.Args) == 2 && os.Args[1] == "init" {
+		runtime.LockOSThread()
+	}
+}
 
 func main() {
 	// The process lives for milliseconds: collecting would be all it does.

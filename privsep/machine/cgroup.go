@@ -69,7 +69,7 @@ func (m *Machine) killMember(pid int, cgroup string) bool {
 	if _, err := procOf(pid); err != nil {
 		return false // a zombie that somebody has yet to reap
 	}
-	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
+	return m.send(fd, uint8(unix.SIGKILL)) == nil
 }
 
 // member tells whether pid is in the cgroup or beneath it. One that is not is

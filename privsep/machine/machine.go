@@ -187,13 +187,30 @@ func (m *Machine) Signal(ctr string, p helper.Proc, signal uint8) error {
 	if err == nil {
 		defer unix.Close(fd)
 		if m.Alive(p) { // asked after opening: the fd is of this very process
-			err = unix.PidfdSendSignal(fd, unix.Signal(signal), nil, 0)
+			err = m.send(fd, signal)
 		}
 	}
 	if err != nil && err != unix.ESRCH {
 		return fmt.Errorf("signalling process %d: %w", p.PID, err)
 	}
 	return nil
+}
+
+// send signals a process by its pidfd. An AppArmor profile of the operator's may
+// take signals from processes without a profile alone: postern-launch is one.
+func (m *Machine) send(pidfd int, signal uint8) error {
+	err := unix.PidfdSendSignal(pidfd, unix.Signal(signal), nil, 0)
+	if err != unix.EACCES {
+		return err
+	}
+	fd, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	_, _, err = m.run(&spec.Launch{Op: spec.Signal, ID: "signal", Signal: signal}, [3]*os.File{}, f)
+	return err
 }
 
 // removeTree unmounts what is at and beneath dir, a directory of the box, and

@@ -15,8 +15,9 @@ const (
 	Update Op = "update"
 	Delete Op = "delete"
 	// Of a container that an OCI runtime made; the helper does these itself for all others.
-	Start Op = "start"
-	Kill  Op = "kill"
+	Start  Op = "start"
+	Kill   Op = "kill"
+	Signal Op = "signal" // fd 5 is the pidfd
 )
 
 // Launch is one operation. It arrives as JSON on fd 3; the Result goes to fd 4;
@@ -51,7 +52,7 @@ type Launch struct {
 	// Update.
 	Resources *plan.Resources
 
-	// Kill.
+	// Kill and Signal.
 	Signal uint8
 }
 

@@ -85,6 +85,8 @@ func Do(l *spec.Launch) spec.Result {
 		err = op.start()
 	case l.Op == spec.Kill:
 		err = op.kill()
+	case l.Op == spec.Signal:
+		err = unix.PidfdSendSignal(consoleFD, unix.Signal(l.Signal), nil, 0)
 	default:
 		err = fmt.Errorf("unknown operation %q", l.Op)
 	}
