@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -51,7 +52,8 @@ func statusCommand() *cobra.Command {
 		Short: "Show the processes of a node and the rights that each has",
 		Long: `Status reads /proc. CAPS are effective capabilities; NNP is no_new_privs, which
 the helper and init do not set because containers would inherit it; PSS is
-memory, with what is shared divided among the sharers.`,
+memory, with what is shared divided among the sharers; LABEL is the SELinux
+context or AppArmor profile, where the kernel has one of them.`,
 		Example: `  postern status
   postern status --root /tmp/p --json`,
 		Args: cobra.NoArgs,
@@ -78,7 +80,14 @@ memory, with what is shared divided among the sharers.`,
 				return json.NewEncoder(c.OutOrStdout()).Encode(list)
 			}
 			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "PROCESS\tPID\tUID\tCAPS\tNNP\tSECCOMP\tPSS\tUPTIME")
+			labelled := slices.ContainsFunc(list, func(p node.Process) bool { return p.Label != "" })
+			column := func(s string) string {
+				if !labelled {
+					return ""
+				}
+				return "\t" + s
+			}
+			fmt.Fprintln(w, "PROCESS\tPID\tUID\tCAPS\tNNP\tSECCOMP\tPSS\tUPTIME"+column("LABEL"))
 			var sum int64
 			for _, p := range list {
 				nnp, filter := "no", "none"
@@ -89,7 +98,7 @@ memory, with what is shared divided among the sharers.`,
 					filter = "filter"
 				}
 				sum += p.PSS
-				fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%.1f MiB\t%s\n", p.Name, p.PID, p.UID, p.CapsText(), nnp, filter, float64(p.PSS)/(1<<20), p.Uptime)
+				fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%.1f MiB\t%s%s\n", p.Name, p.PID, p.UID, p.CapsText(), nnp, filter, float64(p.PSS)/(1<<20), p.Uptime, column(p.Label))
 			}
 			fmt.Fprintf(w, "%d processes\t\t\t\t\t\t%.1f MiB\t\n", len(list), float64(sum)/(1<<20))
 			return w.Flush()

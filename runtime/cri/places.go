@@ -36,10 +36,6 @@ func (c CeilingPlaces) CgroupParent(path string) (plan.Place, error) {
 	if p, ok := c.Locate(plan.RootCgroup, path); ok {
 		return p, nil
 	}
-	if strings.HasSuffix(path, ".slice") && !strings.HasPrefix(path, "/") {
-		return plan.Place{}, &Outside{"CEIL-ROOT", fmt.Sprintf("cgroup %q is a slice of systemd's, and Postern makes cgroups itself. "+
-			"Fix: cgroupDriver: cgroupfs in the kubelet's configuration; newer kubelets ask the runtime", path)}
-	}
 	return plan.Place{}, c.outside("CEIL-ROOT", "cgroup", path, "cgroup_root", "use "+paths(c.CgroupRoots))
 }
 

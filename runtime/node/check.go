@@ -49,7 +49,8 @@ func Failed(findings []Finding) bool {
 // Check finds what would keep the installation from running or from being safe,
 // without changing or starting anything.
 func (n *Node) Check() []Finding {
-	out := append(n.checkKernel(), checkAppArmor("/sys")...)
+	out := append(n.checkKernel(), n.checkAppArmor("/sys")...)
+	out = append(out, n.checkSELinux()...)
 	out = append(out, n.checkPrograms()...)
 	out = append(out, n.checkFiles()...)
 	out = append(out, n.checkConfigured()...)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/privsep/layout"
+	"github.com/postern-cri/postern/profiles/selinux"
 	"github.com/postern-cri/postern/runtime/config"
 )
 
@@ -135,10 +136,14 @@ func (n *Node) endStale() {
 	}
 }
 
-// Prepare makes directories and files, and loads the AppArmor profile.
+// Prepare makes directories and files with their labels, and loads the AppArmor profiles.
 func (n *Node) Prepare() error {
+	types := selinux.Files(n.Layout)
 	for _, d := range directories(n.Root, n.Layout, n.Users) {
 		if err := d.make(); err != nil {
+			return fmt.Errorf("making %s: %w", d.path, err)
+		}
+		if err := labelFile(d.path, types[d.path]); err != nil {
 			return fmt.Errorf("making %s: %w", d.path, err)
 		}
 	}
@@ -158,7 +163,12 @@ func (n *Node) Prepare() error {
 	if err := makeSpecifications(n.Layout); err != nil {
 		return err
 	}
-	if err := loadProfile("/sys"); err != nil {
+	for path, kind := range map[string]string{n.Layout.Etc: types[n.Layout.Etc], filepath.Join(n.Layout.Run, "lock"): types[n.Layout.Run]} {
+		if err := labelTree(path, kind); err != nil { // what was there before its directory was labelled
+			return err
+		}
+	}
+	if err := n.loadProfiles("/sys"); err != nil {
 		return err
 	}
 	users := n.Layout.UsersFile()

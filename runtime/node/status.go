@@ -22,6 +22,7 @@ type Process struct {
 	Seccomp int           `json:"seccomp"` // 0 none, 2 filter
 	PSS     int64         `json:"pss"`     // bytes
 	Uptime  time.Duration `json:"uptime"`
+	Label   string        `json:"label,omitempty"` // SELinux context or AppArmor profile
 }
 
 // CapsText says the effective capabilities in a word.
@@ -118,6 +119,7 @@ func (p *Process) read(proc string) {
 			}
 		}
 	}
+	p.Label = processLabel(proc)
 	if st, err := os.Stat(proc); err == nil {
 		p.Uptime = time.Since(st.ModTime()).Round(time.Second)
 	}

@@ -37,8 +37,7 @@ type session struct {
 	path      string // where the library expects the client
 	expires   time.Time
 	websocket bool
-	conn      *watchedConn    // the client's
-	gone      <-chan struct{} // closed when it ends
+	gone      <-chan struct{} // closed when the client's connection ends
 
 	mu       sync.Mutex // of granted
 	granted  *granted   // a port-forward's, for all of its ports
