@@ -3,7 +3,8 @@
 #   make check   format, vet, staticcheck, dependency closures, budgets, Rego tests
 #   make test    check, and every test       make fuzz    each fuzz target for FUZZTIME
 #   make bench   ratios against containerd   make clean   removes bin/
-#   make test-vm what touches the kernel, in an emulated machine with cgroup v2 and AppArmor
+#   make test-vm what touches the kernel, in an emulated machine with cgroup v2 and AppArmor (LSM=selinux: SELinux)
+#   make test-lsm  what AppArmor and SELinux alone hold, likewise; a few minutes
 #   make test-long   what takes too long for make test: 1,000 pods that come and go
 #   make critest the upstream CRI validation suite, by SPDY and by WebSocket
 SHELL := /bin/bash
@@ -15,7 +16,7 @@ LAUNCH_TAGS := seccomp,netgo,osusergo,runc_nocriu
 STATIC := postern postern-init postern-helper posternd postern-streamd postern-logd postern-policyd postern-imaged postern-auditd postern-cni
 LDFLAGS := -s -w
 
-.PHONY: all build tools testbin demo test test-kubelet test-vm test-long test-churn check critest fuzz bench clean deps-build deps-run vet staticcheck format
+.PHONY: all build tools testbin demo test test-kubelet test-vm test-lsm test-long test-churn check critest critest-vm fuzz bench clean deps-build deps-run vet staticcheck format
 all: build
 
 deps-build:
@@ -72,6 +73,13 @@ test-churn: build deps-run tools testbin
 # About half an hour: emulation is ten to twenty times slower than the machine.
 test-vm: build deps-run tools testbin
 	@test/vm/test.sh
+
+# What each LSM alone holds: profiles of our own processes, labels of containers.
+test-lsm: build deps-run tools testbin
+	@POSTERN_RUN='TestAppArmor' LSM=apparmor test/vm/test.sh test/undo test/e2e
+	@POSTERN_RUN='TestSELinux' LSM=selinux test/vm/test.sh test/undo test/e2e
+critest-vm: build deps-run
+	@test/vm/critest.sh
 
 critest: build deps-run
 	@test/critest/critest.sh

@@ -10,11 +10,12 @@ declare -A why=(
   [crun]="an OCI runtime that a RuntimeClass names in the tests" [runc]="another one"
   [nginx-light]="content of critest's images" [apache2-bin]="content of critest's images"
   [git]="module checks" [qemu-system-x86]="emulates a machine with cgroup v2 and AppArmor" [cpio]="packs its initial file system"
-  [e2fsprogs]="makes its disk" [kmod]="finds its kernel modules" [apparmor]="loads AppArmor profiles there")
+  [e2fsprogs]="makes its disk" [kmod]="finds its kernel modules" [apparmor]="loads AppArmor profiles there"
+  [bzip2]="unpacks Debian's SELinux policy")
 declare -A group=(
   [build]="gcc libc6-dev pkg-config libseccomp-dev"
   [run]="containernetworking-plugins iptables busybox-static iproute2 procps util-linux curl crun runc"
-  [vm]="qemu-system-x86 busybox-static cpio kmod e2fsprogs apparmor"
+  [vm]="qemu-system-x86 busybox-static cpio kmod e2fsprogs apparmor bzip2"
   [bench]="containernetworking-plugins iptables busybox-static iproute2 util-linux"
   [critest]="containernetworking-plugins iptables busybox-static iproute2 util-linux procps nginx-light apache2-bin"
   [fuzz]="")

@@ -34,7 +34,9 @@ func TestAppArmor(t *testing.T) {
 	if _, err := os.Stat("/sys/kernel/security/apparmor"); err != nil {
 		t.Skip("needs AppArmor: make test-vm has it")
 	}
-	load(t, "postern-e2e", "profile postern-e2e flags=(attach_disconnected) {\n file,\n network,\n capability,\n signal,\n deny /etc/forbidden w,\n}\n")
+	load(t, "postern-e2e", "profile postern-e2e flags=(attach_disconnected) {\n file,\n network,\n capability,\n"+
+		// As abstractions/base has it: nothing of ours is named.
+		" signal (receive) peer=unconfined,\n signal peer=postern-e2e,\n deny /etc/forbidden w,\n}\n")
 	load(t, "postern-e2e-complains", "profile postern-e2e-complains flags=(attach_disconnected,complain) {\n file,\n}\n")
 	tr := startTree(t, "baseline", "")
 	tr.pull()
@@ -84,7 +86,9 @@ func TestAppArmor(t *testing.T) {
 	}
 	tr.exited(byDefault, 137)
 
-	own := tr.create(pod, p, with("own", cri.SecurityProfile_Localhost, "postern-e2e"))
+	mine := with("own", cri.SecurityProfile_Localhost, "postern-e2e")
+	mine.Args = []string{"trap 'exit 7' TERM; while :; do sleep 1; done"}
+	own := tr.create(pod, p, mine)
 	tr.start(own)
 	if got := profile(own); got != "postern-e2e (enforce)" {
 		t.Errorf("profile %q, want postern-e2e", got)
@@ -92,6 +96,10 @@ func TestAppArmor(t *testing.T) {
 	if out, code := tr.exec(own, "sh", "-c", "echo x > /etc/forbidden"); code == 0 {
 		t.Errorf("the profile does not hold: %s", out)
 	}
+	if _, err := tr.rt.StopContainer(ctx(t), &cri.StopContainerRequest{ContainerId: own, Timeout: int64(limit(patience).Seconds())}); err != nil {
+		t.Errorf("stopping a container whose profile takes signals of processes without one: %v", err)
+	}
+	tr.exited(own, 7)
 	for _, c := range []struct {
 		cfg  *cri.ContainerConfig
 		code codes.Code

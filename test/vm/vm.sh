@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # vm.sh [-l LSM] COMMAND...  Runs COMMAND as root, in the present directory, in an emulated machine that has what a machine
-# with cgroup v1 lacks: Debian's kernel with cgroup v2 alone, all capabilities, and LSM: apparmor (default), selinux
-# (permissive, no policy loaded) or none. Output and exit status are the command's. This machine's / is there, read-only under
+# with cgroup v1 lacks: Debian's kernel with cgroup v2 alone, all capabilities, and LSM: apparmor (default), selinux (enforcing,
+# with Debian's policy and ours; selinux-permissive only logs) or none. Output and exit status are the command's. This machine's / is there, read-only under
 # an overlay: writes are lost. /tmp is an ext4 file system of its own, as container storage must not lie on the overlay. Ten to
 # twenty times slower than here. Needs root for the first run only, which fetches the kernel into bin/vm.
 #   VM_MEM MiB (4096)   VM_CPUS (2)   VM_LIMIT seconds (1800)
@@ -12,9 +12,9 @@ repo=$(cd "$(dirname "$0")/../.." && pwd); vm=$repo/bin/vm; lsm=apparmor
 first=landlock,lockdown,yama,integrity
 case $lsm in
   apparmor) boot="lsm=$first,apparmor,bpf" ;;
-  selinux) boot="lsm=$first,selinux,bpf enforcing=0" ;;
+  selinux | selinux-permissive) boot="lsm=$first,selinux,bpf enforcing=0" ;; # until the policy is loaded
   none) boot="lsm=$first,bpf" ;;
-  *) echo "vm.sh: $lsm is not one of apparmor, selinux, none" >&2; exit 2 ;;
+  *) echo "vm.sh: $lsm is not one of apparmor, selinux, selinux-permissive, none" >&2; exit 2 ;;
 esac
 boot+=" no_timer_check" # the kernel's own test of its timer fails on a machine that is busy, and panics
 "$repo/test/install.sh" vm
@@ -27,6 +27,7 @@ if [ ! -e "$vm/ready" ]; then
   apt-get download -q "$pkg" >/dev/null 2>&1; dpkg -x ./*.deb .; rm ./*.deb
   depmod -b . "$(basename lib/modules/*)"; touch ready; cd "$OLDPWD"
 fi
+case $lsm in selinux*) "$repo/test/vm/policy.sh" "$vm/selinux" ;; esac
 rel=$(basename "$vm"/lib/modules/*)
 t=$(mktemp -d /tmp/postern-vm.XXXXXX); trap 'rm -rf "$t"' EXIT
 
@@ -35,9 +36,10 @@ mkdir -p "$t"/ird/{bin,dev,proc,sys,lower,rw,root,mods}; cp /bin/busybox "$t/ird
 for f in $(for m in virtio_pci 9pnet_virtio 9p overlay; do modprobe -d "$vm" -S "$rel" --show-depends "$m"; done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }'); do
   cp "$f" "$t/ird/mods/$n-${f##*/}"; n=$((n + 1))
 done
-cp "$(dirname "$0")/init.sh" "$t/ird/init"; chmod 755 "$t/ird/init"
+cp "$repo/test/vm/init.sh" "$t/ird/init"; chmod 755 "$t/ird/init"
 { for v in PATH HOME POSTERN_SLOW ${!POSTERN_@}; do [ -z "${!v:-}" ] || printf 'export %s=%q\n' "$v" "${!v}"; done
-  printf 'vm=%q repo=%q\n' "$vm" "$repo"; cat "$(dirname "$0")/guest.sh"
+  printf 'vm=%q repo=%q lsm=%q\n' "$vm" "$repo" "$lsm"; cat "$repo/test/vm/guest.sh"
+  case $lsm in selinux*) cat "$repo/test/vm/selinux.sh" ;; esac
   printf 'cd %q\n' "$PWD"; printf '%q ' "$@"; printf '\necho $? > /dev/ttyS1\nsync; echo o > /proc/sysrq-trigger; while :; do :; done\n'; } > "$t/ird/guest.sh"
 (cd "$t/ird" && find . | cpio -o -H newc --quiet | gzip -1) > "$t/ird.gz"
 
@@ -45,7 +47,7 @@ cp "$(dirname "$0")/init.sh" "$t/ird/init"; chmod 755 "$t/ird/init"
 timeout "${VM_LIMIT:-1800}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m "${VM_MEM:-4096}" -smp "${VM_CPUS:-2}" \
   -display none -monitor none -no-reboot -serial stdio -serial "file:$t/status" -kernel "$vm/boot/vmlinuz-$rel" -initrd "$t/ird.gz" \
   -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
-  -append "console=ttyS0 quiet panic=-1 random.trust_cpu=on $boot" </dev/null | stdbuf -oL tr -d '\r' || true
+  -append "console=ttyS0 quiet log_buf_len=8M panic=-1 random.trust_cpu=on $boot" </dev/null | stdbuf -oL tr -d '\r' || true
 status=$(tr -d '\r\n' < "$t/status")
 [ -n "$status" ] || { echo "vm.sh: the machine ended before the command did (limit ${VM_LIMIT:-1800} s)" >&2; exit 1; }
 exit "$status"

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# critest.sh [LSM...]  critest in the emulated machine, with AppArmor and with SELinux enforcing: the specs that such a kernel
+# enables, and a few of each kind besides.
+#   FOCUS=REGEXP chooses others: FOCUS=. is the whole suite, some hours
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+test/critest/critest.sh --build
+lsms=("$@"); [ $# -gt 0 ] || lsms=(apparmor selinux)
+focus=${FOCUS:-'AppArmor|SELinux|runtime should support (starting container|execSync|removing running PodSandbox)|should support seccomp localhost|mount propagation should be private'}
+bad=0
+for lsm in "${lsms[@]}"; do
+  echo "== critest with $lsm: $focus"
+  VM_LIMIT="${VM_LIMIT:-14400}" test/vm/vm.sh -l "$lsm" unshare --mount --net --propagation slave -- test/critest/critest.sh --inside -ginkgo.focus "$focus" || bad=1
+done
+exit $bad
