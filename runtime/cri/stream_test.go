@@ -219,3 +219,28 @@ func TestEvents(t *testing.T) {
 		}
 	}
 }
+
+// TestSlowSubscriber: who does not read events is cut off in the end, and holds
+// nobody up until then.
+func TestSlowSubscriber(t *testing.T) {
+	var b broadcaster
+	slow, fast := b.subscribe(), b.subscribe()
+	for i := range eventBuffer + 1 {
+		b.send(&cri.ContainerEventResponse{CreatedAt: int64(i)})
+		if e := <-fast; e.CreatedAt != int64(i) {
+			t.Fatalf("event %d, want %d", e.CreatedAt, i)
+		}
+	}
+	n := 0
+	for range slow {
+		n++
+	}
+	if n != eventBuffer {
+		t.Errorf("the slow one got %d events, want %d and then the end", n, eventBuffer)
+	}
+	b.unsubscribe(slow)
+	b.unsubscribe(fast)
+	if b.any() {
+		t.Error("a subscriber is left")
+	}
+}
