@@ -87,6 +87,13 @@ func (w *walkWorld) full(t *testing.T) {
 		t.Fatal("a container that cannot start was started")
 	}
 	w.helper.onAny(nil)
+	_, err = w.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: &cri.PodSandboxConfig{
+		Metadata: &cri.PodSandboxMetadata{Name: "node", Uid: "uid-node", Namespace: "ns"},
+		Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{
+			Network: cri.NamespaceMode_NODE, Ipc: cri.NamespaceMode_NODE,
+		}}},
+	}})
+	check(err)
 	// A pod that was stopped.
 	old, _, _ := w.fullPod(t, "old")
 	_, err = w.runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: old})
@@ -98,8 +105,8 @@ func (w *walkWorld) full(t *testing.T) {
 func (w *walkWorld) fullPod(t *testing.T, name string) (pod, a, b string) {
 	t.Helper()
 	ctx := t.Context()
-	maps := []*cri.IDMapping{{HostId: 1 << 20, ContainerId: 1, Length: 1 << 15}}
-	ns := &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, Ipc: cri.NamespaceMode_NODE, UsernsOptions: &cri.UserNamespace{Uids: maps, Gids: maps}}
+	maps := []*cri.IDMapping{{HostId: 1 << 20, Length: 1 << 16}}
+	ns := &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, UsernsOptions: &cri.UserNamespace{Uids: maps, Gids: maps}}
 	p, err := w.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{RuntimeHandler: "test-handler", Config: &cri.PodSandboxConfig{
 		Metadata: &cri.PodSandboxMetadata{Name: name, Uid: "uid-" + name, Namespace: "ns", Attempt: 1}, LogDirectory: "/var/log/pods/ns_" + name + "_uid-" + name,
 		Labels: map[string]string{"a": "b"}, Annotations: map[string]string{"c": "d"},

@@ -19,9 +19,9 @@ var samples = map[string]any{
 	"RunPodSandbox.config.linux.security_context.namespace_options.network":                     2,
 	"RunPodSandbox.config.linux.security_context.namespace_options.ipc":                         2,
 	"RunPodSandbox.config.linux.security_context.namespace_options.userns_options.uids.host_id": 1 << 21,
-	"RunPodSandbox.config.linux.security_context.namespace_options.userns_options.uids.length":  1 << 15,
+	"RunPodSandbox.config.linux.security_context.namespace_options.userns_options.uids.length":  1 << 17,
 	"RunPodSandbox.config.linux.security_context.namespace_options.userns_options.gids.host_id": 1 << 21,
-	"RunPodSandbox.config.linux.security_context.namespace_options.userns_options.gids.length":  1 << 15,
+	"RunPodSandbox.config.linux.security_context.namespace_options.userns_options.gids.length":  1 << 17,
 	"RunPodSandbox.config.linux.sysctls":                                                        "net.core.somaxconn=10",
 	"RunPodSandbox.runtime_handler":                                                             "test-handler",
 
@@ -153,6 +153,8 @@ func security(r proto.Message) *cri.LinuxContainerSecurityContext {
 
 // givens change the request, or the world, with and without the field set.
 var givens = map[string]func(*walkWorld, proto.Message){
+	"RunPodSandbox.config.linux.security_context.namespace_options.network": noUserNS,
+	"RunPodSandbox.config.linux.security_context.namespace_options.ipc":     noUserNS,
 	"Exec.stdin": func(_ *walkWorld, r proto.Message) {
 		r.(*cri.ExecRequest).Stdin, r.(*cri.ExecRequest).Stdout = false, true
 	},
@@ -185,6 +187,11 @@ var givens = map[string]func(*walkWorld, proto.Message){
 	"CreateContainer.config.linux.security_context.apparmor.localhost_ref": func(_ *walkWorld, r proto.Message) {
 		security(r).Apparmor = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: "a"}
 	},
+}
+
+// noUserNS is a pod that can share a namespace of the host.
+func noUserNS(_ *walkWorld, r proto.Message) {
+	r.(*cri.RunPodSandboxRequest).Config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = nil
 }
 
 // changes set a field that cannot be set alone.

@@ -138,7 +138,7 @@ func TestFit(t *testing.T) {
 // TestAutoUserNS: a pod that does not ask gets ids that no other pod has, until
 // there are none left; those that cannot have any, or asked for theirs, do not.
 func TestAutoUserNS(t *testing.T) {
-	c, err := ceiling.Parse("test", []byte("userns_auto = 2147483648\nmax_pods = 3\n"+testCeiling))
+	c, err := ceiling.Parse("test", []byte("userns_auto = 2147483648\nmax_pods = 4\n"+testCeiling))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,13 +167,13 @@ func TestAutoUserNS(t *testing.T) {
 	if u := run("host", func(s *cri.LinuxSandboxSecurityContext) { s.NamespaceOptions.Network = cri.NamespaceMode_NODE }); u != nil {
 		t.Errorf("a pod in the host's network: %v", u)
 	}
-	own := []*cri.IDMapping{{HostId: 1<<31 + 1<<16 + 5, Length: 10}} // in the middle of the second block
+	own := []*cri.IDMapping{{HostId: 1<<31 + 1<<16 + 5, Length: 1 << 16}} // in the second block and the third
 	if u := run("own", func(s *cri.LinuxSandboxSecurityContext) {
 		s.NamespaceOptions.UsernsOptions = &cri.UserNamespace{Uids: own, Gids: own}
 	}); u.GetUids()[0].HostId != own[0].HostId {
 		t.Errorf("a pod with its own: %v", u)
 	}
-	for i, want := range []uint32{1 << 31, 1<<31 + 2<<16} {
+	for i, want := range []uint32{1 << 31, 1<<31 + 3<<16} {
 		u := run(fmt.Sprint("auto", i), nothing)
 		if len(u.GetUids()) != 1 || u.Uids[0].HostId != want || u.Uids[0].Length != 1<<16 || u.Gids[0].HostId != want {
 			t.Errorf("pod %d: %v, want ids from %d on", i, u, want)

@@ -152,11 +152,21 @@ func namespaces(p *plan.PodPlan, o *cri.NamespaceOption) error {
 		return Refuse("linux.security_context.namespace_options.userns_options.mode", "%s is not possible for a pod", u.Mode)
 	}
 	p.UserNS = true
+	if p.Network == plan.NamespaceNode || p.PID == plan.NamespaceNode || p.IPC == plan.NamespaceNode {
+		return Refuse("linux.security_context.namespace_options.userns_options", "a pod with a user namespace cannot share the host's other namespaces")
+	}
 	if p.UIDs, err = IDMaps("uids", u.Uids); err != nil {
 		return err
 	}
-	p.GIDs, err = IDMaps("gids", u.Gids)
-	return err
+	if p.GIDs, err = IDMaps("gids", u.Gids); err != nil {
+		return err
+	}
+	for _, maps := range [][]plan.IDMap{p.UIDs, p.GIDs} {
+		if len(maps) != 1 || maps[0].Container != 0 || maps[0].Length < 65535 {
+			return Refuse("linux.security_context.namespace_options.userns_options", "want one mapping each, from container_id 0 on, with a length of at least 65535")
+		}
+	}
+	return nil
 }
 
 func mode(name string, m cri.NamespaceMode, container bool) (plan.NamespaceMode, error) {
