@@ -14,15 +14,15 @@ const (
 // pushAll makes and pushes every image that critest 1.36 asks for, but one:
 // test-image-digest is named by the digest of bytes that nobody else can make.
 func pushAll(r *fixtures.Registry, busyboxFile string) error {
-	base, err := busyboxTree(busyboxFile)
+	base, err := fixtures.BusyboxTree(busyboxFile)
 	if err != nil {
 		return err
 	}
-	web, err := nginxTree(80)
+	web, err := fixtures.NginxTree(80)
 	if err != nil {
 		return err
 	}
-	hostWeb, err := nginxTree(12003)
+	hostWeb, err := fixtures.NginxTree(12003)
 	if err != nil {
 		return err
 	}
@@ -30,14 +30,14 @@ func pushAll(r *fixtures.Registry, busyboxFile string) error {
 	if err != nil {
 		return err
 	}
-	nnp, pause := tree{}, tree{}
-	if err := nnp.copy("/proc/self/exe", "nnp", 0o4755); err != nil {
+	nnp, pause := fixtures.Tree{}, fixtures.Tree{}
+	if err := nnp.Copy("/proc/self/exe", "nnp", 0o4755); err != nil {
 		return err
 	}
-	if err := pause.copy("/proc/self/exe", "pause", 0o755); err != nil {
+	if err := pause.Copy("/proc/self/exe", "pause", 0o755); err != nil {
 		return err
 	}
-	busybox := base.layer()
+	busybox := base.Layer()
 	// with is a busybox image that runs as user; mark makes its digest its own.
 	with := func(user, mark string, more ...fixtures.Layer) fixtures.Image {
 		layers := append([]fixtures.Layer{busybox}, more...)
@@ -50,12 +50,12 @@ func pushAll(r *fixtures.Registry, busyboxFile string) error {
 	same := with("", "tags")
 	images := map[[2]string]fixtures.Image{
 		{e2e + "busybox", "1.29-2"}: with("", ""),
-		{e2e + "nginx", "1.14-2"}:   fixtures.MakeImage(serve, busybox, web.layer()),
+		{e2e + "nginx", "1.14-2"}:   fixtures.MakeImage(serve, busybox, web.Layer()),
 		{e2e + "httpd", "2.4.39-4"}: fixtures.MakeImage(fixtures.Config{
-			Cmd: []string{"httpd", "-f", "/etc/apache2/httpd.conf", "-DFOREGROUND"}}, busybox, apache.layer()),
-		{e2e + "nonewprivs", "1.3"}:                            fixtures.MakeImage(fixtures.Config{Entrypoint: []string{"/nnp"}}, nnp.layer()),
-		{"pause", "3.9"}:                                       fixtures.MakeImage(fixtures.Config{Entrypoint: []string{"/pause"}, User: "65535:65535"}, pause.layer()),
-		{staging + "hostnet-nginx-amd64", "latest"}:            fixtures.MakeImage(serve, busybox, hostWeb.layer()),
+			Cmd: []string{"httpd", "-f", "/etc/apache2/httpd.conf", "-DFOREGROUND"}}, busybox, apache.Layer()),
+		{e2e + "nonewprivs", "1.3"}:                            fixtures.MakeImage(fixtures.Config{Entrypoint: []string{"/nnp"}}, nnp.Layer()),
+		{"pause", "3.9"}:                                       fixtures.MakeImage(fixtures.Config{Entrypoint: []string{"/pause"}, User: "65535:65535"}, pause.Layer()),
+		{staging + "hostnet-nginx-amd64", "latest"}:            fixtures.MakeImage(serve, busybox, hostWeb.Layer()),
 		{staging + "test-image-latest", "latest"}:              with("", "latest"),
 		{staging + "test-image-tag", "test"}:                   with("", "tag-test"),
 		{staging + "test-image-tag", "all"}:                    with("", "tag-all"),
@@ -69,7 +69,7 @@ func pushAll(r *fixtures.Registry, busyboxFile string) error {
 		{staging + "test-image-user-username", "latest"}:       with("www-data", ""),
 		{staging + "test-image-user-uid-group", "latest"}:      with("1003:100", ""),
 		{staging + "test-image-user-username-group", "latest"}: with("www-data:100", ""),
-		{staging + "test-image-predefined-group", "latest"}:    with("1000", "", predefined.layer()),
+		{staging + "test-image-predefined-group", "latest"}:    with("1000", "", predefined.Layer()),
 	}
 	for name, i := range images {
 		if err := r.PushImage(name[0], name[1], i); err != nil {
@@ -80,48 +80,7 @@ func pushAll(r *fixtures.Registry, busyboxFile string) error {
 }
 
 // predefined is a user that the image itself puts into a group.
-var predefined = tree{
-	"etc/passwd": {Body: passwd + "default-user:x:1000:1000::/home/default-user:/bin/sh\n"},
-	"etc/group":  {Body: group + "default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n"},
+var predefined = fixtures.Tree{
+	"etc/passwd": {Body: fixtures.Passwd + "default-user:x:1000:1000::/home/default-user:/bin/sh\n"},
+	"etc/group":  {Body: fixtures.Group + "default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n"},
 }
-
-const (
-	passwd = `root:x:0:0:root:/root:/bin/sh
-daemon:x:1:1:daemon:/usr/sbin:/bin/false
-www-data:x:33:33:www-data:/var/www:/bin/false
-nobody:x:65534:65534:nobody:/home:/bin/false
-`
-	group = `root:x:0:
-daemon:x:1:
-www-data:x:33:
-nogroup:x:65534:
-`
-	nginxConf = `user root;
-worker_processes 1;
-pid /var/run/nginx.pid;
-error_log /dev/stderr notice;
-events { worker_connections 256; }
-http {
-  access_log /dev/stdout;
-  server { listen %d; location / { root /usr/share/nginx/html; index index.html; } }
-}
-`
-	apacheConf = `ServerRoot /etc/apache2
-ServerName httpd
-PidFile /var/run/httpd.pid
-DefaultRuntimeDir /var/run/apache2
-LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
-LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
-LoadModule dir_module /usr/lib/apache2/modules/mod_dir.so
-Listen 80
-User www-data
-Group www-data
-DocumentRoot /var/www/html
-DirectoryIndex index.html
-ErrorLog /dev/stderr
-LogLevel notice
-<Directory />
-  Require all granted
-</Directory>
-`
-)

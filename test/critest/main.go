@@ -12,11 +12,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"path/filepath"
-	"syscall"
 
 	"github.com/postern-cri/postern/test/fixtures"
+	"github.com/postern-cri/postern/test/suite"
 )
 
 func main() {
@@ -25,7 +23,7 @@ func main() {
 		fmt.Printf("Effective uid: %d\n", os.Geteuid())
 		return
 	case "/pause":
-		wait()
+		fixtures.Wait()
 		return
 	}
 	if err := run(os.Args[1:]); err != nil {
@@ -36,7 +34,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 3 && args[0] == "report" {
-		return report(args[1], args[2])
+		return suite.Report(os.Stdout, "critest", args[1], args[2], 1)
 	}
 	if len(args) == 0 || args[0] != "serve" {
 		return fmt.Errorf("usage: critest serve --dir DIR --busybox FILE | critest report FILE EXPECTED")
@@ -47,35 +45,5 @@ func run(args []string) error {
 	if err := f.Parse(args[1:]); err != nil {
 		return err
 	}
-	return serve(*dir, *busybox)
-}
-
-func serve(dir, busybox string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	log, err := os.Create(filepath.Join(dir, "access.log"))
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	r, err := fixtures.StartRegistry("127.0.0.1:0", log)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	if err := pushAll(r, busybox); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "addr"), []byte(r.Addr+"\n"), 0o644); err != nil {
-		return err
-	}
-	wait()
-	return nil
-}
-
-func wait() {
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
-	<-stop
+	return fixtures.Serve("127.0.0.1:0", *dir, func(r *fixtures.Registry) error { return pushAll(r, *busybox) })
 }

@@ -14,10 +14,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/postern-cri/postern/test/fixtures"
 )
@@ -27,26 +25,14 @@ func main() {
 	dir := flag.String("dir", "", "directory for the files that describe it")
 	large := flag.Bool("large", false, "also make the images of the benchmark: bench/layers:1 and bench/files:1, signed")
 	flag.Parse()
-	if err := run(*addr, *dir, *large); err != nil {
+	if err := fixtures.Serve(*addr, *dir, func(r *fixtures.Registry) error { return fill(r, *dir, *large) }); err != nil {
 		fmt.Fprintln(os.Stderr, "registry:", err)
 		os.Exit(1)
 	}
 }
 
-func run(addr, dir string, large bool) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	log, err := os.Create(filepath.Join(dir, "access.log"))
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	r, err := fixtures.StartRegistry(addr, log)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
+// fill pushes the images, and writes into dir what tells about them.
+func fill(r *fixtures.Registry, dir string, large bool) error {
 	key, other := fixtures.NewKey(), fixtures.NewKey()
 	base, err := fixtures.BaseLayer()
 	if err != nil {
@@ -83,16 +69,7 @@ func run(addr, dir string, large bool) error {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "demo.pub"), key.Public(), 0o644); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "addr"), []byte(r.Addr+"\n"), 0o644); err != nil {
-		return err
-	}
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
-	<-stop
-	return nil
+	return os.WriteFile(filepath.Join(dir, "demo.pub"), key.Public(), 0o644)
 }
 
 // bench pushes the images of the pull benchmark.
