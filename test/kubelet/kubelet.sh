@@ -17,6 +17,7 @@ if [ "${1:-}" != --inside ]; then
   exit "$status"
 fi
 profile=$2 t=$PEN failed=0 steps=0; cri=unix://$t/p/run/postern.sock; cd "$t"
+source "$here/leaks.sh"
 set +e # from here on a failure is counted
 
 # step SECONDS NAME COMMAND...: again and again until it succeeds or the time is over.
@@ -70,6 +71,9 @@ sed "s|@CRI@|$cri|; s|@DIR@|$t|; s|@FEATURES@|${FEATURES:+, $FEATURES}|" "$here/
 
 up
 step 30 postern-answers c version || give_up
+goroutines > goroutines.before
+step 30 postern-answers-again c version || give_up
+holds | sort > holds.before; sizes > sizes.before
 kubelet
 step 90 kubelet-healthy curl -fsS http://127.0.0.1:10248/healthz || give_up
 place life
@@ -110,7 +114,7 @@ step 60 recovers shows '^  tick restarts=[1-9][0-9]* running' pods
 step 10 previous-log shows '^tick 1$' "$ctl" logs $pod tick previous
 
 # Pods of other shapes.
-shapes=(once hungry crash volumes chatty mapped); [ "$profile" = baseline ] || shapes+=(system)
+shapes=(once again hungry crash volumes chatty mapped probed secure greedy); [ "$profile" = baseline ] || shapes+=(system)
 for p in "${shapes[@]}"; do place "$p"; done
 step 60 volumes-running shows 'pod default/volumes-penned Running ready' pods
 reader() { "$ctl" exec default/volumes-penned reader "$@"; }
@@ -128,11 +132,41 @@ step 10 ended-message shows '^  said .*exited=3 Error the reason' pods
 step 10 ended-message-of-log shows '^  logged .*exited=4 Error the last words' pods
 step 10 ended-well shows '^  done .*exited=0 Completed' pods
 step 30 ended-oom shows '^  eater .*exited=137 OOMKilled' pods
+step 40 on-failure-again shows '^  second restarts=1 exited=0 Completed' pods
+step 10 on-failure-phase shows 'pod default/again-penned Succeeded' pods
 step 30 crash-loop shows '^  exits restarts=[1-9].* (waiting CrashLoopBackOff|exited=1)' pods
 step 30 program-missing shows '^  missing .*(no such file|not found)' pods
 step 40 user-namespace-running shows 'pod default/mapped-penned Running ready' pods
 step 10 user-namespace-map lacks '^ *0 +0 ' "$ctl" exec default/mapped-penned root cat /proc/self/uid_map
 step 10 user-namespace-volume shows '^0 0$' "$ctl" exec default/mapped-penned root stat -c '%u %g' /work/file
+server() { "$ctl" exec default/probed-penned server "$@"; }
+step 60 tcp-probes shows 'pod default/probed-penned Running ready' pods
+server rm /tmp/www/health
+step 40 http-liveness-restarts shows '^  server restarts=1 running' pods
+one() { "$ctl" exec default/secure-penned one "$@"; }
+step 40 non-root-enforced shows '^  refused .*waiting CreateContainerConfigError: .*non-root' pods
+step 10 groups-strict equals 1000 one id -G # the image's own files have one more for this user
+step 10 no-new-privileges shows '^NoNewPrivs:.*1$' one grep NoNewPrivs /proc/self/status
+step 10 no-capabilities shows '^CapBnd:.*0000000000000000$' one grep CapBnd /proc/self/status
+step 10 sysctl equals 80 one cat /proc/sys/net/ipv4/ip_unprivileged_port_start
+others() { one sh -c 'grep -l tra[p] /proc/[0-9]*/cmdline 2>/dev/null | wc -l'; }
+step 10 shared-processes equals 2 others
+within() { local found; found=$(find /sys/fs/cgroup -type d -path "*/kubepods$1/pod*$(c ps -q --name "$2")*"); [ -n "$found" ] || { find /sys/fs/cgroup -type d -path '*kubepods*'; return 1; }; }
+step 10 qos-guaranteed within '' '^server$'
+step 10 qos-burstable within /burstable '^web$'
+step 10 qos-best-effort within /besteffort '^reader$'
+step 10 qos-guaranteed-cpu shows '^10000( 100000)?$' server sh -c 'cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null'
+step 10 qos-guaranteed-memory shows '^33554432$' server sh -c 'cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null'
+step 10 qos-oom-score equals 1000 reader cat /proc/self/oom_score_adj
+step 60 evicted-by-layer grep -q 'cannot evict a critical pod.*"default/greedy-penned"' kubelet.log # it would, were the pod not a static one
+place polite
+step 60 polite-running shows '^  guest restarts=0 running' pods
+tail -n +1 -F /var/log/pods/default_polite-penned_*/guest/0.log > polite.log 2>/dev/null & tailpid=$!
+step 10 polite-here grep -q ' here$' polite.log
+rm manifests/polite.yaml
+step 40 polite-gone lacks 'default/polite-penned' pods
+step 20 termination-in-order equals 'here hooked signalled gone' eval 'awk "{ print \$4 }" polite.log | xargs'
+kill "$tailpid"
 if [ "$profile" != baseline ]; then
   step 40 system-running shows 'pod kube-system/system-penned Running ready' pods
   step 10 system-host-pid shows 'tools/kubelet' "$ctl" exec kube-system/system-penned agent ps
@@ -158,8 +192,8 @@ end "$uppid"; up
 step 30 postern-again c version
 step 10 postern-again-same same
 step 20 postern-again-exec equals hello on web echo hello
-for d in posternd postern-helper postern-logd postern-policyd postern-auditd; do
-  pid=$(pgrep -f "^$bin/$d --root $t/p" | head -n 1); kill -KILL "${pid:-0}"
+for d in "${daemons[@]}"; do
+  kill -KILL "$(daemon "$d")"
   step 30 "killed-$d" equals hello on web echo hello
   step 20 "killed-$d-same" same
 done
@@ -169,14 +203,19 @@ step 10 killed-log-without-gap gapless
 step 10 killed-no-restart shows '^  web restarts=0 running' pods
 
 if [ "$profile" = baseline ]; then
-  event() { grep -E "Event occurred.*default/$1-penned.*reason=\"$2\"" kubelet.log | grep -E -- "$3"; }
-  for p in privileged hostport hostpath unsigned; do place $p; done
+  event() { grep -E "Event occurred.*/$1-penned.*reason=\"$2\"" kubelet.log | grep -E -- "$3"; }
+  revisions() { cat p/log/*policyd* | grep -c ': revision '; }
+  before=$(revisions); newer() { [ "$(revisions)" -gt "$before" ] || { tail -n 1 p/log/*policyd*; return 1; }; }
+  cp "$here/site.rego" p/etc/policy/
+  step 30 policy-loaded newer
+  for p in privileged hostport hostpath unsigned frozen; do place $p; done
   step 60 refused-privileged event privileged FailedCreatePodSandBox 'CEIL-PRIV .* Fix: '
   step 60 refused-hostport event hostport FailedCreatePodSandBox 'CEIL-HOSTPORT .* Fix: '
   step 60 refused-hostpath shows 'waiting Create.*(CEIL-MOUNT|PSS-B-HOSTPATH)' pods
+  step 60 refused-policy event late FailedCreatePodSandBox 'policy denied .*SITE-FROZEN .* Fix: wait for the thaw'
   step 60 refused-unsigned shows 'waiting (SignatureValidationFailed|ErrImagePull|ImagePullBackOff): .*UNSIGNED' pods
   pods > refused.txt; [ -z "${KEEP:-}" ] || cat refused.txt
-  rm manifests/{privileged,hostport,hostpath,unsigned}.yaml
+  rm manifests/{privileged,hostport,hostpath,unsigned,frozen}.yaml
   step 10 refused-others-run shows "pod $pod Running ready" pods
 fi
 
@@ -190,7 +229,15 @@ no_logs() { [ -z "$(ls -A /var/log/pods)" ]; }
 no_cgroup() { local l; l=$(find /sys/fs/cgroup -type d -path '*kubepods*/*pod*' | head -n 3); [ -z "$l" ] || { echo "$l"; return 1; }; }
 step 30 logs-gone no_logs
 step 30 cgroups-gone no_cgroup
-end "$kpid"; end "$uppid"
+# Nothing unused, and the disk said to be nearly full: images are what the kubelet can free.
+end "$kpid"; sed -i 's|evictionHard: {|&nodefs.available: "99%", |; s|nodefs.available: "0%", ||' kubelet.yaml; kubelet
+step 60 images-collected equals '' c images -q
+end "$kpid"
+step 60 nothing-leaked leaked
+slim() { sizes > sizes.now; grown sizes.before sizes.now; }
+step 60 daemons-slim slim
+goroutines > goroutines.now; step 1 daemons-goroutines grown goroutines.before goroutines.now
+end "$uppid"
 no_mount() { ! grep "$t/p/" /proc/self/mountinfo; }
 step 10 mounts-gone no_mount
 echo "$profile: $((steps - failed)) of $steps steps; error lines in the kubelet's log: $(grep -c '^E' kubelet.log)"
