@@ -5,6 +5,7 @@
 #   make bench   ratios against containerd   make clean   removes bin/
 #   make test-vm what touches the kernel, in an emulated machine with cgroup v2 and AppArmor (LSM=selinux: SELinux)
 #   make test-lsm  what AppArmor and SELinux alone hold, likewise; a few minutes
+#   make test-kubelet   a real kubelet on Postern     make test-node-e2e   the upstream node e2e suite
 #   make test-long   what takes too long for make test: 1,000 pods that come and go
 #   make critest the upstream CRI validation suite, by SPDY and by WebSocket
 SHELL := /bin/bash
@@ -16,7 +17,7 @@ LAUNCH_TAGS := seccomp,netgo,osusergo,runc_nocriu
 STATIC := postern postern-init postern-helper posternd postern-streamd postern-logd postern-policyd postern-imaged postern-auditd postern-cni
 LDFLAGS := -s -w
 
-.PHONY: all build tools testbin demo test test-kubelet test-vm test-lsm test-long test-churn check critest critest-vm fuzz bench clean deps-build deps-run vet staticcheck format
+.PHONY: all build tools testbin demo test test-kubelet test-node-e2e test-vm test-lsm test-long test-churn check critest critest-vm fuzz bench clean deps-build deps-run vet staticcheck format
 all: build
 
 deps-build:
@@ -56,15 +57,27 @@ test: build deps-run tools testbin check
 
 # A real kubelet on Postern (docs/KUBELET.md), once a profile. Not part of make test: compiling a kubelet takes its time.
 KUBELET_PROFILES ?= baseline conformance
+KUBE_VERSION := -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37
 bin/tools/kubelet: test/kubelet/go.mod
 	@mkdir -p bin/tools; echo "building the kubelet (pinned in test/kubelet/go.mod)"
-	cd test/kubelet && $(GO) build -o ../../bin/tools/kubelet k8s.io/kubernetes/cmd/kubelet
+	cd test/kubelet && $(GO) build -ldflags '$(KUBE_VERSION)' -o ../../bin/tools/kubelet k8s.io/kubernetes/cmd/kubelet
 test-kubelet: build deps-run tools testbin bin/tools/kubelet
 	cd test/kubelet && $(GO) build -o ../../bin/test/kubeletctl .
 	@for p in $(KUBELET_PROFILES); do test/kubelet/kubelet.sh $$p || exit 1; done
 
+# The upstream node e2e suite; its test binary takes a quarter of an hour to compile, and as long to run.
+bin/tools/e2e_node.test: test/node-e2e/tools/go.mod
+	@mkdir -p bin/tools bin/test; echo "building the node e2e suite (pinned in test/node-e2e/tools/go.mod)"
+	cd test/node-e2e/tools && $(GO) build -o ../../../bin/test/agnhost k8s.io/kubernetes/test/images/agnhost
+	cd test/node-e2e/tools && $(GO) build -o ../../../bin/tools/ginkgo github.com/onsi/ginkgo/v2/ginkgo
+	cd test/node-e2e/tools && $(GO) test -ldflags '$(KUBE_VERSION)' -c -o ../../../bin/tools/e2e_node.test k8s.io/kubernetes/test/e2e_node
+test-node-e2e: build deps-run tools bin/tools/kubelet bin/tools/e2e_node.test
+	@test/install.sh node-e2e
+	CGO_ENABLED=0 $(GO) build -tags $(TAGS) -o bin/test/node-e2e ./test/node-e2e
+	@test/node-e2e/node-e2e.sh
+
 # What make test has not the time for. A target that belongs here is added to the list.
-test-long: test-churn
+test-long: test-kubelet test-node-e2e test-churn
 
 # About a quarter of an hour: 1,000 pods, eight at a time, then a wait for heaps to come to rest.
 test-churn: build deps-run tools testbin
