@@ -82,8 +82,14 @@ func idMaps(in []plan.IDMap) []*cri.IDMapping {
 	return out
 }
 
+// imageSpec names the image as people do. The kubelet asks for it by its id, and
+// shows as a container's image what it finds here.
 func imageSpec(c *store.Container) *cri.ImageSpec {
-	return &cri.ImageSpec{Image: c.Image, UserSpecifiedImage: c.UserImage}
+	name := c.Image
+	if name == c.ImageID {
+		name = c.UserImage
+	}
+	return &cri.ImageSpec{Image: name, UserSpecifiedImage: c.UserImage}
 }
 
 func (s *Server) containerStatus(c *store.Container) *cri.ContainerStatus {

@@ -332,3 +332,19 @@ func TestFilters(t *testing.T) {
 		t.Error(a, err)
 	}
 }
+
+// TestImageByID: the kubelet asks for an image by its id, and shows people what
+// the status calls it.
+func TestImageByID(t *testing.T) {
+	w := newWorld(t)
+	pod, _ := w.runPod(t, "web")
+	r := containerRequest(pod, "by-id")
+	r.Config.Image = &cri.ImageSpec{Image: testImage.ID, UserSpecifiedImage: "reg/app:1"}
+	c, err := w.runtime.CreateContainer(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := w.state(t, c.ContainerId).Image; i.Image != "reg/app:1" || i.UserSpecifiedImage != "reg/app:1" {
+		t.Errorf("image %v", i)
+	}
+}

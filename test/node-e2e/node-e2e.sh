@@ -4,7 +4,7 @@
 # skips that expected.txt does not name. Flags go to ginkgo, for example: node-e2e.sh --focus 'Pod Lifecycle'.
 # PROCS=n runs n specs at a time; KEEP=1 keeps the directory with the logs.
 set -euo pipefail
-cd "$(dirname "$0")/../.."; here=$PWD/test/node-e2e bin=$PWD/bin
+cd "$(dirname "$0")/../.."; here=$PWD/test/node-e2e bin=${POSTERN_BIN:-$PWD/bin}
 if [ "${1:-}" != --inside ]; then
   PEN=$(mktemp -d /tmp/postern-node-e2e.XXXXXX); chmod 711 "$PEN"; export PEN
   test/kubelet/pen.sh "$here/node-e2e.sh" --inside "$@" & pen=$!
