@@ -205,7 +205,8 @@ func hostname(cfg *cri.PodSandboxConfig, network plan.NamespaceMode) (string, er
 	if h == "" {
 		h = FallbackHostname(cfg.Metadata.Name)
 	}
-	if len(h) > 63 || strings.Trim(h, alnum+"-.") != "" || strings.Trim(h, "-.") != h {
+	if len(h) > 63 || strings.Trim(h, alnum+"-.") != "" || strings.TrimLeft(h, "-.") != h || strings.HasSuffix(h, "-") {
+		// A dot at its end is the kubelet's where a pod wants its full name for host name and the cluster's domain is empty.
 		return "", Refuse("hostname", "%q: want at most 63 letters, digits, dots and dashes", h)
 	}
 	return h, nil

@@ -85,6 +85,15 @@ func TestClass(t *testing.T) {
 	}
 }
 
+// TestFullName: what the kubelet asks for where a pod wants its full name as its
+// host name, and the cluster has no domain.
+func TestFullName(t *testing.T) {
+	p, err := Plan(config(func(c *cri.PodSandboxConfig) { c.Hostname = "web-1.sub.ns.svc." }), "", places{})
+	if err != nil || p.Hostname != "web-1.sub.ns.svc." {
+		t.Errorf("%q, %v", p.Hostname, err)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	node := func(c *cri.PodSandboxConfig) *cri.NamespaceOption { return c.Linux.SecurityContext.NamespaceOptions }
 	sysctl := func(k, v string) func(*cri.PodSandboxConfig) {
@@ -99,6 +108,8 @@ func TestRefused(t *testing.T) {
 		{"name with line break", "metadata.name", func(c *cri.PodSandboxConfig) { c.Metadata.Name = "a\nb" }},
 		{"namespace with slash", "metadata.namespace", func(c *cri.PodSandboxConfig) { c.Metadata.Namespace = "a/b" }},
 		{"hostname", "hostname", func(c *cri.PodSandboxConfig) { c.Hostname = "a b" }},
+		{"hostname with a dash at its end", "hostname", func(c *cri.PodSandboxConfig) { c.Hostname = "a-" }},
+		{"hostname with a dot before it", "hostname", func(c *cri.PodSandboxConfig) { c.Hostname = ".a" }},
 		{"long hostname", "hostname", func(c *cri.PodSandboxConfig) { c.Hostname = strings.Repeat("a", 64) }},
 		{"network of a container", "network", func(c *cri.PodSandboxConfig) { node(c).Network = cri.NamespaceMode_CONTAINER }},
 		{"unknown mode", "pid", func(c *cri.PodSandboxConfig) { node(c).Pid = 77 }},
