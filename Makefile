@@ -6,7 +6,7 @@
 #   make test-vm what touches the kernel, in an emulated machine with cgroup v2 and AppArmor (LSM=selinux: SELinux)
 #   make test-lsm  what AppArmor and SELinux alone hold, likewise; a few minutes
 #   make test-kubelet   a real kubelet on Postern     make test-node-e2e   the upstream node e2e suite
-#   make test-long   what takes too long for make test: 1,000 pods that come and go
+#   make test-long   what takes too long for make test: test-kubelet, test-node-e2e, 1,000 pods that come and go
 #   make critest the upstream CRI validation suite, by SPDY and by WebSocket
 SHELL := /bin/bash
 GO ?= go
