@@ -94,8 +94,9 @@ func baseTree() (fixtures.Tree, error) {
 	if err := t.Copy("/proc/self/exe", "usr/bin/nmeter", 0o755); err != nil {
 		return nil, err
 	}
-	// The shell of Debian's busybox drops variables that have no shell name, such as data-1.
-	t["bin/sh"] = fixtures.File{Type: tar.TypeSymlink, Link: "bash", Mode: 0o777}
+	// The shell of Debian's busybox drops variables that have no shell name, such as data-1: specs that have some call
+	// sh by its name alone. One that reads what the shell complains of calls /bin/sh, which stays busybox's.
+	t["usr/local/bin/sh"] = fixtures.File{Type: tar.TypeSymlink, Link: "/bin/bash", Mode: 0o777}
 	return t, t.Program("/bin/bash-static", "bin/bash")
 }
 
