@@ -6,15 +6,26 @@ import (
 
 	"github.com/postern-cri/postern/runtime/store"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// chunk is how many items one message of a streamed list holds.
-const chunk = 128
+// chunk is how many items one message of a streamed list holds, and chunkBytes what
+// they may take: a client takes 4 MiB, and the annotations of one item can be 256 KiB.
+const (
+	chunk      = 128
+	chunkBytes = 2 << 20
+)
 
-func sendChunks[T any](items []T, send func([]T) error) error {
+func sendChunks[T proto.Message](items []T, send func([]T) error) error {
 	for len(items) > 0 {
-		n := min(chunk, len(items))
+		n, size := 0, 0
+		for n < min(chunk, len(items)) {
+			if size += proto.Size(items[n]); size > chunkBytes && n > 0 {
+				break
+			}
+			n++
+		}
 		if err := send(items[:n]); err != nil {
 			return err
 		}
