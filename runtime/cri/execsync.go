@@ -186,17 +186,48 @@ func (o *output) read(ctx context.Context) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := o.f.Read(buf)
-		if room := maxOutput - len(o.kept); room > 0 && n > 0 {
-			if len(o.kept)+n > smallOutput && !o.slot.acquire(ctx) {
-				return
-			}
-			o.kept = append(o.kept, buf[:min(n, room)]...)
+		if !o.keep(ctx, buf[:n]) {
+			return
 		}
-		if err != nil {
-			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			o.rest(ctx, buf)
+			return
+		case err != nil:
+			if !errors.Is(err, io.EOF) {
 				o.f.Close()
 			}
 			return
 		}
+	}
+}
+
+func (o *output) keep(ctx context.Context, b []byte) bool {
+	if room := maxOutput - len(o.kept); room > 0 && len(b) > 0 {
+		if len(o.kept)+len(b) > smallOutput && !o.slot.acquire(ctx) {
+			return false
+		}
+		o.kept = append(o.kept, b[:min(len(b), room)]...)
+	}
+	return true
+}
+
+// rest reads what is in the pipe when its time is over: on a busy node, or after a
+// wait for a place, that is output which was there in time.
+func (o *output) rest(ctx context.Context, buf []byte) {
+	raw, err := o.f.SyscallConn()
+	if err != nil {
+		return
+	}
+	for left := 1 << 20; left > 0; { // what a pipe holds; who still writes is not waited for
+		n := 0
+		raw.Control(func(fd uintptr) { n, err = unix.Read(int(fd), buf) })
+		if err == unix.EINTR {
+			continue
+		}
+		if n <= 0 || !o.keep(ctx, buf[:n]) {
+			return
+		}
+		left -= n
 	}
 }

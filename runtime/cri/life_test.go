@@ -256,6 +256,25 @@ func TestExecSync(t *testing.T) {
 		}
 		seqpacket.CloseAll(held)
 	})
+	t.Run("late readers lose nothing", func(t *testing.T) {
+		for range largeOutputs {
+			largeSlots <- struct{}{}
+		}
+		want := bytes.Repeat([]byte("0123456789abcdef"), (smallOutput+60<<10)/16) // the end stays in the pipe
+		w.helper.onExec(func(id string, _ plan.ExecPlan, fds []int) {
+			write(fds[0], want)
+			seqpacket.CloseAll(fds)
+			exit(id, 0)
+			time.AfterFunc(2*drain, func() {
+				for range largeOutputs {
+					<-largeSlots
+				}
+			})
+		})
+		if a, err := call(0); err != nil || !bytes.Equal(a.Stdout, want) {
+			t.Errorf("%d bytes of %d, %v", len(a.GetStdout()), len(want), err)
+		}
+	})
 	t.Run("timeout", func(t *testing.T) {
 		w.helper.onExec(func(string, plan.ExecPlan, []int) {})
 		before := w.helper.count(wire.CtrSignal)
