@@ -21,9 +21,13 @@ import (
 // a connection.
 const maxConns = 16
 
-// Timeout bounds a request whose context has no deadline. It is longer than the
-// helper's own bounds on a launch and on a CNI plugin together.
-const Timeout = 2 * time.Minute
+// lanes are how many of them may wait for network plugins: these may hang for
+// minutes, and what runs is to be probed, stopped and listed meanwhile.
+var lanes = map[wire.Verb]int{wire.PodCreate: 8, wire.PodDelete: 4}
+
+// Timeout bounds a request. It is longer than the helper's own bounds on a launch
+// and on a CNI plugin, the one that undoes the other included.
+const Timeout = 4 * time.Minute
 
 // Error is an answer other than OK.
 type Error struct {
@@ -58,6 +62,7 @@ func IsCode(err error, code wire.Code) bool {
 type Client struct {
 	path  string
 	slots chan struct{}
+	lanes map[wire.Verb]chan struct{}
 
 	mu    sync.Mutex
 	idle  []*conn
@@ -72,7 +77,10 @@ type conn struct {
 
 // Dial connects to the helper's socket at path and says hello.
 func Dial(path string) (*Client, error) {
-	c := &Client{path: path, slots: make(chan struct{}, maxConns)}
+	c := &Client{path: path, slots: make(chan struct{}, maxConns), lanes: map[wire.Verb]chan struct{}{}}
+	for verb, n := range lanes {
+		c.lanes[verb] = make(chan struct{}, n)
+	}
 	k, err := c.dial(time.Now().Add(10 * time.Second))
 	if err != nil {
 		return nil, err
@@ -175,11 +183,17 @@ type answer interface {
 // helper has certainly not seen is sent again: one on an idle connection that
 // turns out to be closed.
 func (c *Client) call(ctx context.Context, verb wire.Verb, req wire.Message, ans answer, maxFDs int, fds ...int) ([]int, error) {
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	places := []chan struct{}{c.slots}
+	if lane := c.lanes[verb]; lane != nil {
+		places = []chan struct{}{lane, c.slots}
+	}
+	for _, place := range places {
+		select {
+		case place <- struct{}{}:
+			defer func() { <-place }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	end := time.Now().Add(Timeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(end) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postern-cri/postern/fuzz/fill"
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/seqpacket"
 	"github.com/postern-cri/postern/privsep/wire"
@@ -122,6 +123,49 @@ func TestCancel(t *testing.T) {
 	if err := c.CtrDelete(ctx, id); err != nil {
 		t.Errorf("after the cancelled ones: %v", err)
 	}
+}
+
+// TestLanes: pods whose network plugins hang, however many, keep nobody from what
+// runs.
+func TestLanes(t *testing.T) {
+	release := make(chan bool)
+	h := newHelper(t, func(head wire.Header, _ []byte, _ []int) ([]byte, []int) {
+		switch head.Verb {
+		case wire.PodCreate:
+			<-release
+			return encode(t, head, &wire.PodCreateAnswer{Pod: id}), nil
+		case wire.PodDelete:
+			<-release
+			return encode(t, head, &wire.PodDeleteAnswer{}), nil
+		}
+		return encode(t, head, &wire.CtrDeleteAnswer{}), nil
+	})
+	c := dial(t, h)
+	var pod plan.PodPlan
+	fill.Fill(&pod, fill.Rules{"HostIP": "::1", "Hostname": "h"})
+	var wg sync.WaitGroup
+	for range 2 * maxConns {
+		wg.Go(func() {
+			if _, err := c.PodCreate(ctx, pod, plan.Claims{}); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() {
+			if _, err := c.PodDelete(ctx, id); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for end := time.Now().Add(time.Minute); len(c.slots) < lanes[wire.PodCreate]+lanes[wire.PodDelete]; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d requests under way", len(c.slots))
+		}
+	}
+	if err := c.CtrDelete(ctx, id); err != nil {
+		t.Error(err)
+	}
+	close(release)
+	wg.Wait()
 }
 
 // However many callers there are, at most maxConns requests are under way, and

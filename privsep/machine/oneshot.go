@@ -23,7 +23,7 @@ import (
 
 const (
 	launchTime = 30 * time.Second
-	cniTime    = 60 * time.Second
+	cniTime    = 70 * time.Second
 	maxResult  = 64 << 10
 )
 

@@ -16,8 +16,13 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// createLimit bounds a creation whose caller went away.
-const createLimit = 2 * time.Minute
+// createLimit bounds a creation whose caller went away; podLimit that of a pod, for
+// which a kubelet waits four minutes, and whose network plugins may take their time
+// twice where they fail.
+const (
+	createLimit = 2 * time.Minute
+	podLimit    = 200 * time.Second
+)
 
 // RunPodSandbox makes a pod. It is decided at the boundary.
 func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest) (*cri.RunPodSandboxResponse, error) {
@@ -63,7 +68,7 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest)
 			return "", taken()
 		}, taken,
 		func(ctx context.Context) (string, error) {
-			ctx, cancel := context.WithTimeout(ctx, createLimit)
+			ctx, cancel := context.WithTimeout(ctx, podLimit)
 			defer cancel()
 			a, err := s.helper.PodCreate(ctx, p, claims)
 			if err != nil {

@@ -36,9 +36,10 @@ const (
 	maxError   = 1 << 10
 )
 
-// Deadlines of the operations; a DEL that follows a failed ADD has its own.
+// Deadlines of the operations; a DEL that follows a failed ADD has its own. The
+// helper gives both together 70 seconds, so that an error can name the plugin.
 const (
-	addTimeout  = 60 * time.Second
+	addTimeout  = 50 * time.Second
 	undoTimeout = 15 * time.Second
 )
 
