@@ -108,13 +108,19 @@ func (s *Server) create(ctx context.Context, pod *store.Pod, c *cri.ContainerCon
 	if _, err := plan.EncodeClaims(claims); err != nil {
 		return "", badPlan(method, err)
 	}
+	defer s.creating.begin()()
 	a, err := s.helper.CtrCreate(ctx, pod.ID, p, claims)
 	if err != nil {
+		s.doubt(err)
 		return "", err
 	}
 	ctr.ID, ctr.Cgroup, ctr.Created = a.Container, a.Cgroup, time.Now().UnixNano()
 	if err := s.store.AddContainer(ctr); err != nil {
-		return "", errors.Join(err, s.helper.CtrSignal(ctx, a.Container, 9, true), s.helper.CtrDelete(ctx, a.Container))
+		derr := s.discard(ctx, wire.Entry{Handle: a.Container, State: wire.StateCreated})
+		if derr != nil {
+			s.seekOrphans()
+		}
+		return "", errors.Join(err, derr)
 	}
 	for _, n := range a.Notes {
 		s.log.Info("tightened", "container", ctr.ID, "name", ctr.Name, "note", n)

@@ -27,8 +27,9 @@ type fakeHelper struct {
 	exit     func(keeper.Exit)
 	stubborn bool // SIGTERM is ignored
 	exec     func(id string, p plan.ExecPlan, stdio []int)
-	slow     time.Duration // for creations
-	seen     []string      // every request but HELLO and LIST, where the test keeps them
+	slow     time.Duration        // for creations
+	lose     func(wire.Verb) bool // whether the answer gets lost
+	seen     []string             // every request but HELLO and LIST, where the test keeps them
 	keep     bool
 	handles  uint64            // counts, where the test keeps requests: the same calls get the same handles
 	ips      []string          // of the next pods
@@ -85,6 +86,13 @@ func (f *fakeHelper) conn(c *seqpacket.Conn) {
 		}
 		ans, out := f.do(h.Verb, body, fds)
 		seqpacket.CloseAll(fds)
+		f.mu.Lock()
+		lost := f.lose != nil && f.lose(h.Verb)
+		f.mu.Unlock()
+		if lost {
+			seqpacket.CloseAll(out)
+			return
+		}
 		b, err := wire.Encode(h.Verb+1, h.Sequence, ans)
 		if err != nil {
 			panic(err)

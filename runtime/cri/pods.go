@@ -70,13 +70,18 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest)
 		func(ctx context.Context) (string, error) {
 			ctx, cancel := context.WithTimeout(ctx, podLimit)
 			defer cancel()
+			defer s.creating.begin()()
 			a, err := s.helper.PodCreate(ctx, p, claims)
 			if err != nil {
+				s.doubt(err)
 				return "", err
 			}
 			pod.ID, pod.IPs, pod.Cgroup, pod.Created = a.Pod, a.IPs, a.Cgroup, time.Now().UnixNano()
 			if err := s.store.AddPod(pod); err != nil {
 				_, derr := s.helper.PodDelete(ctx, a.Pod)
+				if derr != nil {
+					s.seekOrphans()
+				}
 				return "", errors.Join(err, derr)
 			}
 			s.log.Info("pod", "id", pod.ID, "namespace", pod.Namespace, "name", pod.Name)

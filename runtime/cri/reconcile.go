@@ -53,7 +53,12 @@ func (s *Server) Reconcile(ctx context.Context) error {
 			}
 		}
 	}
-	return s.deleteUnknown(ctx, entries)
+	if err := s.deleteUnknown(ctx, entries); err != nil {
+		// It is tried again; it must not keep this process from serving.
+		s.log.Error("deleting what nobody knows", "error", err)
+		s.seekOrphans()
+	}
+	return nil
 }
 
 func (s *Server) deleteUnknown(ctx context.Context, entries []wire.Entry) error {
@@ -76,12 +81,7 @@ func (s *Server) deleteUnknown(ctx context.Context, entries []wire.Entry) error 
 			ignore(err)
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		// What cannot be deleted now is found again at the next start; it must not
-		// keep this one from serving.
-		s.log.Error("deleting what nobody knows", "error", err)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // discard kills and deletes a container, which takes a moment to die.

@@ -73,6 +73,9 @@ type Server struct {
 	usage  usageCache
 	rates  rateCache
 
+	creating underWay
+	doubts   chan struct{}
+
 	hello     helloCache
 	startOnce sync.Map // container id to *sync.Mutex: one start or stop at a time
 }
@@ -84,7 +87,7 @@ func New(o Options) *Server {
 		cgroups: o.Cgroups, handlers: o.Handlers, runtimes: o.Runtimes, users: o.Users, cdi: o.CDI, rlimits: o.Rlimits, stream: o.Stream, logs: o.Logs, stateDir: o.StateDir,
 		version: o.Version, log: o.Log,
 	}
-	s.usage.kick = make(chan struct{}, 1)
+	s.usage.kick, s.doubts = make(chan struct{}, 1), make(chan struct{}, 1)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -123,6 +126,7 @@ func (s *Server) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.countReads(ctx) })
 	wg.Go(func() { s.measure(ctx) })
+	wg.Go(func() { s.clearDoubts(ctx) })
 	wg.Wait()
 	s.flushReads(context.WithoutCancel(ctx))
 }
