@@ -23,7 +23,7 @@ func TestUserNamespace(t *testing.T) {
 			t.Skipf("%s cannot be entered by a mapped user", p)
 		}
 	}
-	l := m.sh("cat /proc/self/uid_map; id -u; cat /proc/self/status; touch /made; ls -ln /dev/null; grep -c . /proc/self/mountinfo; sleep 60")
+	l := m.sh("cat /proc/self/uid_map; id -u; cat /proc/self/status; touch /made; ls -ln /dev/null; grep -c . /proc/self/mountinfo; touch /done; sleep 60")
 	l.Namespaces.NewUser = true
 	l.UIDs = []plan.IDMap{{Host: base, Container: 0, Length: 65536}}
 	l.GIDs = l.UIDs
@@ -36,7 +36,7 @@ func TestUserNamespace(t *testing.T) {
 	if got := field(string(status), "Uid"); !strings.HasPrefix(got, "200000 ") {
 		t.Errorf("outside the uid is %s", got)
 	}
-	if out, ws, e := m.exec(l, "id", "-u"); out != "0\n" || ws.ExitStatus() != 0 {
+	if out, ws, e := m.exec(l, "sh", "-c", "while [ ! -e /done ]; do sleep 0.1; done; id -u"); out != "0\n" || ws.ExitStatus() != 0 {
 		t.Errorf("exec: %q %v %+v", out, ws, e)
 	}
 	m.kill(r.PID)
