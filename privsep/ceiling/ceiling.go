@@ -93,6 +93,7 @@ type Ceiling struct {
 	HostPaths   []HostPath
 	LogRoots    []Root
 	CgroupRoots []Root // the first is the default
+	Systemd     bool   // a pod's cgroup is a slice of systemd's, a container's a scope in it
 	Classes     map[plan.Class]*Row
 }
 
@@ -154,6 +155,11 @@ func Parse(name string, b []byte) (*Ceiling, error) {
 			r.num("max_containers", &c.MaxContainers)
 			r.num("max_pids", &c.MaxPIDs)
 			r.num("userns_auto", &c.UserNSAuto)
+			driver := "cgroupfs"
+			r.str("cgroup_driver", &driver)
+			if c.Systemd = driver == "systemd"; !c.Systemd && driver != "cgroupfs" {
+				r.fail(t.keys["cgroup_driver"].line, "key \"cgroup_driver\" is %q, want \"cgroupfs\" or \"systemd\"", driver)
+			}
 			r.strs("handlers", &c.Handlers)
 			r.strs("cdi", &c.CDI)
 			r.strs("devices", &c.Devices)

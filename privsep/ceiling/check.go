@@ -98,6 +98,9 @@ func (c *Ceiling) CheckPod(p *plan.PodPlan) *wire.Denial {
 		// one pod's log directory could be another's uid.
 		return deny("CEIL-UID", "uid", "send the pod's uid: letters, digits and '-'", "the uid %q of a pod names its volumes and logs", p.UID)
 	}
+	if _, _, ok := c.Root(p.CgroupParent); c.Systemd && (!ok || !strings.HasSuffix(p.CgroupParent.Rel, ".slice")) {
+		return deny("CEIL-CGROUP", "cgroup_parent", "name a slice, as the kubelet does, beneath a [[cgroup_root]]", "with cgroup_driver = \"systemd\" a pod lies in a slice")
+	}
 	if dir, _, ok := c.Root(p.CgroupParent); ok && (len(dir)+len(p.CgroupParent.Rel) > maxCgroup || strings.ContainsFunc(p.CgroupParent.Rel, unprintable)) {
 		return deny("CEIL-CGROUP", "cgroup_parent", "name it as the kubelet does", "a cgroup parent that is too long, or holds a control character")
 	}

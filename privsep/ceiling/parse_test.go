@@ -156,6 +156,32 @@ func TestLooseKeys(t *testing.T) {
 	}
 }
 
+// Who makes cgroups is one of two.
+func TestCgroupDriver(t *testing.T) {
+	for text, want := range map[string]bool{"": false, "cgroup_driver = \"cgroupfs\"\n": false, "cgroup_driver = \"systemd\"\n": true} {
+		if c := parse(t, "profile = \"x\"\n"+text+tail); c.Systemd != want {
+			t.Errorf("%q: %v", text, c.Systemd)
+		}
+	}
+	if _, err := Parse("x", []byte("profile = \"x\"\ncgroup_driver = \"Systemd\"\n"+tail)); err == nil || !strings.Contains(err.Error(), "line 2: key \"cgroup_driver\"") {
+		t.Error(err)
+	}
+	// With systemd a pod lies in a slice, which it names.
+	c := parse(t, strings.Replace(narrow, "max_pids", "cgroup_driver = \"systemd\"\nmax_pids", 1))
+	for rel, ok := range map[string]bool{"a.slice/a-b.slice": true, "a.slice/b": false, "": false} {
+		s := modest()
+		s.pod.CgroupParent.Rel = rel
+		if d := s.check(c); (d == nil) != ok || d != nil && d.Rule != "CEIL-CGROUP" {
+			t.Errorf("%q: %+v", rel, d)
+		}
+	}
+	s := modest()
+	s.pod.CgroupParent = plan.Place{}
+	if d := s.check(c); d == nil || d.Rule != "CEIL-CGROUP" {
+		t.Errorf("no parent: %+v", d)
+	}
+}
+
 // Every key of a class sets its own field and no other.
 func TestRowKeys(t *testing.T) {
 	keys := map[string]string{

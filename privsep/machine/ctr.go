@@ -38,6 +38,9 @@ func (m *Machine) readNote(id string) (n note) {
 func (m *Machine) CtrCreate(in helper.CtrIn) (out helper.CtrOut, err error) {
 	p, dir := in.Plan, m.box("ctr", in.ID)
 	out.Cgroup = path.Join(in.PodOut.Cgroup, in.ID)
+	if m.Ceiling.Systemd {
+		out.Cgroup = path.Join(in.PodOut.Cgroup, spec.ScopePrefix+"-"+in.ID+".scope")
+	}
 	for _, d := range []string{dir, dir + "/m", dir + "/rootfs", m.state("ctr", in.ID)} {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			return out, fmt.Errorf("making a container: %w", err)

@@ -60,6 +60,9 @@ func (m *Machine) makeCgroup(cgroup string) error {
 // empty. While a pod exists its cgroup does, so the root is never taken away
 // from under a container that is being made.
 func (m *Machine) dropCgroup(cgroup string) error {
+	if m.Ceiling.Systemd {
+		return nil // slices are systemd's to remove
+	}
 	root := path.Join("/", m.Ceiling.CgroupRoots[0].Path)
 	dirs := []string{cgroup, root}
 	if !strings.HasPrefix(path.Base(cgroup), ownCgroup) {

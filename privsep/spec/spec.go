@@ -56,6 +56,9 @@ type Launch struct {
 	Signal uint8
 }
 
+// ScopePrefix begins the name of a container's cgroup that systemd makes: a scope.
+const ScopePrefix = "postern"
+
 // RuntimeFile stands in the directory of a container that an OCI runtime made.
 const RuntimeFile = "runtime.json"
 

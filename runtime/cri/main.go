@@ -70,7 +70,7 @@ func Main(l layout.Layout, users layout.Users, version string, rlimits []plan.Rl
 	s := New(Options{
 		Helper: boundary, Policy: gate.NewPolicy(l.PolicySocket()), Audit: gate.NewAudit(l.AuditSocket()),
 		Images: ImageStore{client.New(l)}, Store: st, Places: CeilingPlaces{limits},
-		Cgroups: stats.New("/sys/fs/cgroup"), Handlers: limits.Handlers, Runtimes: limits.Runtimes, Users: OpenUsers(l.Layers()), CDI: cdi.In(cdi.Dirs(l)), Rlimits: rlimits,
+		Cgroups: stats.New("/sys/fs/cgroup"), Handlers: limits.Handlers, Runtimes: limits.Runtimes, Systemd: limits.Systemd, Users: OpenUsers(l.Layers()), CDI: cdi.In(cdi.Dirs(l)), Rlimits: rlimits,
 		Stream: l.StreamSocket(), Logs: l.LogSocket(), StateDir: l.BoxState(), Version: version, Log: log,
 	})
 	replayed := make(chan struct{})

@@ -33,10 +33,29 @@ func (c CeilingPlaces) CgroupParent(path string) (plan.Place, error) {
 	if path == "" {
 		return plan.Place{}, nil // the ceiling's first root
 	}
+	if strings.HasSuffix(path, ".slice") && !strings.HasPrefix(path, "/") {
+		if !c.Systemd {
+			return plan.Place{}, &Outside{"CEIL-ROOT", fmt.Sprintf("cgroup %q is a slice of systemd's, and Postern makes cgroups itself. "+
+				"Fix: cgroupDriver: cgroupfs in the kubelet's configuration (newer kubelets ask the runtime), or cgroup_driver = \"systemd\" in ceiling.toml", path)}
+		}
+		path = slicePath(path)
+	}
 	if p, ok := c.Locate(plan.RootCgroup, path); ok {
 		return p, nil
 	}
 	return plan.Place{}, c.outside("CEIL-ROOT", "cgroup", path, "cgroup_root", "use "+paths(c.CgroupRoots))
+}
+
+// slicePath is where a slice of systemd's lies: its name has those above it in it.
+func slicePath(name string) string {
+	parts, at := strings.Split(strings.TrimSuffix(name, ".slice"), "-"), ""
+	for i := range parts {
+		if parts[i] == "" {
+			return name // none: it lies nowhere
+		}
+		at += "/" + strings.Join(parts[:i+1], "-") + ".slice"
+	}
+	return at
 }
 
 // LogDir implements sandbox.Locator.

@@ -102,6 +102,24 @@ func TestPlaces(t *testing.T) {
 	if _, err := p.CgroupParent("/elsewhere"); !errors.As(err, &out) {
 		t.Error(err)
 	}
+	// A kubelet with the other driver names no path: it is told so, whatever the roots are.
+	c.CgroupRoots = append(c.CgroupRoots, ceiling.Root{Name: "root", Path: "/"})
+	if got, err := p.CgroupParent("kubepods-burstable-pod1.slice"); !errors.As(err, &out) || !strings.Contains(err.Error(), "cgroupDriver: cgroupfs") {
+		t.Errorf("%v, %v", got, err)
+	}
+	c.Systemd = true
+	c.CgroupRoots = []ceiling.Root{{Name: "slices", Path: "/kubepods.slice"}}
+	for name, want := range map[string]string{"kubepods-burstable-pod1.slice": "kubepods-burstable.slice/kubepods-burstable-pod1.slice", "kubepods.slice": "",
+		"/kubepods.slice/kubepods-x.slice": "kubepods-x.slice", "system-x.slice": "no", "kubepods-.slice": "no", "-kubepods.slice": "no", "kubepods--x.slice": "no", ".slice": "no"} {
+		got, err := p.CgroupParent(name)
+		if (err != nil) != (want == "no") || err == nil && got != (plan.Place{Root: plan.RootCgroup, Name: "slices", Rel: want}) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	c.Systemd, c.CgroupRoots = false, []ceiling.Root{{Name: "root", Path: "/"}}
+	if got, err := p.CgroupParent("/a.slice/b"); err != nil || got.Rel != "a.slice/b" {
+		t.Errorf("%v, %v", got, err)
+	}
 	if _, err := p.Device("/etc/passwd"); !errors.As(err, &out) {
 		t.Error(err)
 	}

@@ -30,6 +30,7 @@ type Options struct {
 	Cgroups  *stats.Cgroups
 	Handlers []string          // other names of the built-in runtime
 	Runtimes []ceiling.Handler // OCI runtimes beside it
+	Systemd  bool              // who makes cgroups
 	Users    UserOpener
 	CDI      func(name string) ([]cdi.Edits, error) // what a device needs
 	Rlimits  []plan.Rlimit                          // of every container
@@ -54,6 +55,7 @@ type Server struct {
 	cgroups  *stats.Cgroups
 	handlers []string
 	runtimes []ceiling.Handler
+	systemd  bool
 	users    UserOpener
 	cdi      func(string) ([]cdi.Edits, error)
 	rlimits  []plan.Rlimit
@@ -84,7 +86,7 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{
 		helper: o.Helper, policy: o.Policy, audit: o.Audit, images: o.Images, store: o.Store, places: o.Places,
-		cgroups: o.Cgroups, handlers: o.Handlers, runtimes: o.Runtimes, users: o.Users, cdi: o.CDI, rlimits: o.Rlimits, stream: o.Stream, logs: o.Logs, stateDir: o.StateDir,
+		cgroups: o.Cgroups, handlers: o.Handlers, runtimes: o.Runtimes, systemd: o.Systemd, users: o.Users, cdi: o.CDI, rlimits: o.Rlimits, stream: o.Stream, logs: o.Logs, stateDir: o.StateDir,
 		version: o.Version, log: o.Log,
 	}
 	s.usage.kick, s.doubts = make(chan struct{}, 1), make(chan struct{}, 1)

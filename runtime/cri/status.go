@@ -25,7 +25,11 @@ func (s *Server) RuntimeConfig(ctx context.Context, _ *cri.RuntimeConfigRequest)
 	if err := s.askRead(ctx, "RuntimeConfig"); err != nil {
 		return nil, err
 	}
-	return &cri.RuntimeConfigResponse{Linux: &cri.LinuxRuntimeConfiguration{CgroupDriver: cri.CgroupDriver_CGROUPFS}}, nil
+	driver := cri.CgroupDriver_CGROUPFS
+	if s.systemd {
+		driver = cri.CgroupDriver_SYSTEMD
+	}
+	return &cri.RuntimeConfigResponse{Linux: &cri.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
 }
 
 // helloFor is how long an answer about the privileged side is believed.

@@ -68,7 +68,7 @@ func (o *operation) cgroupsOf() (cgroups.Manager, error) {
 	if o.CgroupPath == "" || o.CgroupPath == "/" || filepath.Clean(o.CgroupPath) != o.CgroupPath {
 		return nil, nil
 	}
-	return manager.New(&cgroups.Cgroup{Path: o.CgroupPath, Resources: &cgroups.Resources{}})
+	return manager.New(cgroupAt(o.CgroupPath, &cgroups.Resources{}))
 }
 
 // killAll kills every process of the cgroup until none is there. Fork bombs are

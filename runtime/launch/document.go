@@ -34,7 +34,7 @@ func (o *operation) document(cfg *configs.Config, saved *savedProcess) (*specs.S
 			Capabilities: (*specs.LinuxCapabilities)(cfg.Capabilities),
 		},
 		Linux: &specs.Linux{
-			UIDMappings: mappings(cfg.UIDMappings), GIDMappings: mappings(cfg.GIDMappings), Sysctl: cfg.Sysctl, CgroupsPath: cfg.Cgroups.Path, Seccomp: o.filter,
+			UIDMappings: mappings(cfg.UIDMappings), GIDMappings: mappings(cfg.GIDMappings), Sysctl: cfg.Sysctl, CgroupsPath: groupWord(cfg.Cgroups), Seccomp: o.filter,
 			MaskedPaths: cfg.MaskPaths, ReadonlyPaths: cfg.ReadonlyPaths, MountLabel: cfg.MountLabel,
 		},
 	}
@@ -85,11 +85,22 @@ func (o *operation) document(cfg *configs.Config, saved *savedProcess) (*specs.S
 	left.Version = ""
 	group := *cfg.Cgroups
 	group.Path, group.Resources = "", nil
+	if group.Systemd {
+		group.Parent, group.ScopePrefix, group.Name, group.Systemd = "", "", "", false
+	}
 	left.Cgroups = nil
 	if err := nothingLeft(left); err != nil {
 		return nil, err
 	}
 	return d, nothingLeft(group)
+}
+
+// groupWord is a path, or a slice and a scope.
+func groupWord(c *cgroups.Cgroup) string {
+	if c.Systemd {
+		return c.Parent + ":" + c.ScopePrefix + ":" + c.Name
+	}
+	return c.Path
 }
 
 // nothingLeft names a field of a struct that is set and was not translated.

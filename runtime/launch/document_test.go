@@ -117,7 +117,7 @@ func TestNothingIsLeftOut(t *testing.T) {
 		}
 	}
 	for what, change := range map[string]func(*configs.Config){
-		"Systemd":           func(c *configs.Config) { c.Cgroups.Systemd = true },
+		"ScopePrefix":       func(c *configs.Config) { c.Cgroups.ScopePrefix = "x" },
 		"OwnerUID":          func(c *configs.Config) { c.Cgroups.OwnerUID = new(int) },
 		"MemoryReservation": func(c *configs.Config) { c.Cgroups.Resources.MemoryReservation = 1 },
 		"Flags":             func(c *configs.Config) { c.Mounts[0].Flags |= 1 << 25 },
@@ -168,6 +168,18 @@ func TestNoNUL(t *testing.T) {
 	for text, ok := range map[string]bool{"a\x00b": false, `\u0000`: true, "\\\x00": false, `\\u0000`: true, "": true} {
 		if _, err := encode(&specs.Spec{Hostname: text, Linux: &specs.Linux{}}); (err == nil) != ok {
 			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// TestNoPath: a container's scope is named by its slice, as both tools want it.
+func TestNoPath(t *testing.T) {
+	for at, want := range map[string]string{
+		"/a.slice/a-b.slice/postern-id.scope": "a-b.slice:postern:id", "/pods/id": "/pods/id", "/a.slice/id": "/a.slice/id",
+		"/a.slice/other-id.scope": "/a.slice/other-id.scope", "/pods/postern-id.scope": "/pods/postern-id.scope",
+	} {
+		if got := groupWord(cgroupAt(at, nil)); got != want {
+			t.Errorf("%s is %s, want %s", at, got, want)
 		}
 	}
 }

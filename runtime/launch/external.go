@@ -11,6 +11,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -44,7 +45,13 @@ const (
 type external struct {
 	*operation
 	dir     string
-	runtime spec.Runtime
+	runtime made
+}
+
+// made is what a container was made with.
+type made struct {
+	spec.Runtime
+	Cgroup string
 }
 
 // external finds what made the container; nil is the built-in runtime.
@@ -78,7 +85,7 @@ func (f *external) write(name string, v any) error {
 
 // createExternal makes the container with the runtime of the request.
 func (o *operation) createExternal(cfg *configs.Config, saved *savedProcess) (err error) {
-	f := &external{operation: o, dir: filepath.Join(o.StateDir, o.ID), runtime: *o.Runtime}
+	f := &external{operation: o, dir: filepath.Join(o.StateDir, o.ID), runtime: made{*o.Runtime, o.CgroupPath}}
 	if err := keepFlags(cfg.Mounts); err != nil {
 		return err
 	}
@@ -147,8 +154,7 @@ func keepFlags(list []*configs.Mount) error {
 // runtime adds device rules of its own to those that it is given, or has no word
 // for a limit. At create nothing of the image has run yet.
 func hold(group string, r *cgroups.Resources) error {
-	c := &cgroups.Cgroup{Path: group, Resources: r}
-	m, err := manager.New(c)
+	m, err := manager.New(cgroupAt(group, r))
 	if err == nil {
 		err = m.Set(r)
 	}
@@ -198,6 +204,9 @@ func (f *external) call(stdout io.Writer, cmd string, args ...string) error {
 	ctx, stop := context.WithTimeout(context.Background(), 2*patience)
 	defer stop()
 	c := program.Command(ctx, exe, f.runtime.Args...)
+	if cgroupAt(f.runtime.Cgroup, nil).Systemd {
+		c.Args = append(c.Args, "--systemd-cgroup")
+	}
 	c.Args = append(c.Args, "--root", f.path(stateDir), "--log", log.Name(), "--log-format", "json", cmd)
 	c.Args = append(c.Args, args...)
 	c.Dir = f.dir
@@ -260,7 +269,7 @@ func (f *external) alive() bool {
 		return false
 	}
 	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	if err != nil || !bytes.Contains(groups, []byte("/"+f.ID)) {
+	if err != nil || !bytes.Contains(groups, []byte(path.Base(f.runtime.Cgroup))) {
 		return false
 	}
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -369,14 +378,13 @@ func (f *external) update() error {
 	if err := read(f.path(documentFile), &d); err != nil {
 		return err
 	}
-	if d.Linux == nil || d.Process == nil {
-		return errors.New("container state names no cgroup or no process")
+	if d.Process == nil {
+		return errors.New("container state names no process")
 	}
-	group := d.Linux.CgroupsPath
-	if err := f.set(group, &now); err != nil {
-		return errors.Join(err, f.set(group, &was))
+	if err := f.set(&now); err != nil {
+		return errors.Join(err, f.set(&was))
 	}
-	m, err := manager.New(&cgroups.Cgroup{Path: group, Resources: &cgroups.Resources{}})
+	m, err := manager.New(cgroupAt(f.runtime.Cgroup, &cgroups.Resources{}))
 	if err != nil {
 		return err
 	}
@@ -387,7 +395,7 @@ func (f *external) update() error {
 	return errors.Join(err, f.write(resourcesFile, &now))
 }
 
-func (f *external) set(group string, r *cgroups.Resources) error {
+func (f *external) set(r *cgroups.Resources) error {
 	r.SkipDevices = true // set once, at create
 	w, err := resourceWords(r)
 	if err != nil {
@@ -400,7 +408,7 @@ func (f *external) set(group string, r *cgroups.Resources) error {
 	if err := f.call(nil, "update", "--resources", f.path("limits"), f.ID); err != nil {
 		return err
 	}
-	return hold(group, r)
+	return hold(f.runtime.Cgroup, r)
 }
 
 // delete has the runtime remove what it knows of. Its processes were killed

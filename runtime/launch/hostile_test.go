@@ -213,3 +213,16 @@ func TestSignalled(t *testing.T) {
 		t.Errorf("update of a dead container: %+v", r)
 	}
 }
+
+// TestSliceElsewhere: a slice's name says where systemd puts it, whatever the path
+// before it is.
+func TestSliceElsewhere(t *testing.T) {
+	m := newMachine(t)
+	for _, slice := range []string{"/kubepods.slice/system.slice", "/system-x.slice", "/a.slice/b.slice", "/a.slice/a-.slice", "/../a.slice"} {
+		l := m.sh("true")
+		l.CgroupPath = slice + "/postern-" + l.ID + ".scope"
+		if r := m.do(l, nil, nil); !strings.Contains(r.Error, "cgroup path") {
+			t.Errorf("%s: %+v", slice, r)
+		}
+	}
+}

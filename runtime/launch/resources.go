@@ -10,9 +10,11 @@ import (
 	"strings"
 
 	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/systemd"
 	"github.com/opencontainers/runc/libcontainer/configs"
 
 	"github.com/postern-cri/postern/privsep/plan"
+	"github.com/postern-cri/postern/privsep/spec"
 )
 
 // cgroup places the container and limits it.
@@ -20,12 +22,31 @@ func (o *operation) cgroup(cfg *configs.Config) error {
 	if !path.IsAbs(o.CgroupPath) || path.Clean(o.CgroupPath) != o.CgroupPath || o.CgroupPath == "/" {
 		return fmt.Errorf("cgroup path %q is not absolute and clean", o.CgroupPath)
 	}
-	cfg.Cgroups = &cgroups.Cgroup{Path: o.CgroupPath, Resources: &cgroups.Resources{}}
+	cfg.Cgroups = cgroupAt(o.CgroupPath, &cgroups.Resources{})
+	if c := cfg.Cgroups; c.Systemd {
+		// A slice lies where its name says: another path would be a way out of the
+		// roots that the ceiling has.
+		if at, err := systemd.ExpandSlice(c.Parent); err != nil || at != path.Dir(o.CgroupPath) {
+			return fmt.Errorf("cgroup path %q is not where %s lies", o.CgroupPath, c.Parent)
+		}
+	}
 	r := o.Plan.Resources
 	if r.PIDs == 0 { // the plan's own was held to the ceiling
 		r.PIDs = o.PIDsLimit
 	}
 	return o.merge(cfg.Cgroups.Resources, &r)
+}
+
+// cgroupAt names a cgroup: a scope in a slice is a unit of systemd's, which is
+// asked for it.
+func cgroupAt(at string, r *cgroups.Resources) *cgroups.Cgroup {
+	slice, scope := path.Base(path.Dir(at)), path.Base(at)
+	name, ok := strings.CutPrefix(scope, spec.ScopePrefix+"-")
+	name, scoped := strings.CutSuffix(name, ".scope")
+	if !ok || !scoped || !strings.HasSuffix(slice, ".slice") {
+		return &cgroups.Cgroup{Path: at, Resources: r}
+	}
+	return &cgroups.Cgroup{Parent: slice, ScopePrefix: spec.ScopePrefix, Name: name, Systemd: true, Resources: r}
 }
 
 // merge writes the fields of p that say something over r.

@@ -33,7 +33,7 @@ func OnlyV1(t *testing.T) {
 		from, to := filepath.Join(old, d.Name()), filepath.Join(root, d.Name())
 		if link, err := os.Readlink(from); err == nil {
 			must(os.Symlink(link, to))
-		} else if d.Name() != "unified" {
+		} else if _, err := os.Stat(from + "/cgroup.procs"); err == nil && d.Name() != "unified" {
 			must(os.Mkdir(to, 0o755))
 			must(unix.Mount(from, to, "", unix.MS_MOVE, ""))
 		}
