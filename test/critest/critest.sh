@@ -2,7 +2,7 @@
 # critest.sh [critest flags]  The upstream CRI validation suite against Postern with --profile conformance, in a mount and
 # a network namespace of its own. Ends with the counts, and with status 1 if a spec fails or skips that expected.txt
 # (expected-apparmor.txt, expected-selinux.txt where the kernel has one of them) does not name. Flags go to critest, for example: critest.sh -ginkgo.focus 'OOMKilled', critest.sh -websocket-exec.
-# "critest.sh --build" only builds what it needs. PARALLEL=n runs n specs at a time; KEEP=1 keeps the directory with the logs.
+# RUNTIME=crun or runc runs the pods under that OCI runtime. "critest.sh --build" only builds what it needs. PARALLEL=n runs n specs at a time; KEEP=1 keeps the directory with the logs.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ "${1:-}" != --inside ]; then
@@ -37,6 +37,15 @@ cleanup() {
 trap cleanup EXIT
 wait_for() { for _ in $(seq 600); do "$@" >/dev/null 2>&1 && return; sleep 0.05; done; echo "timed out: $*" >&2; tail -n 20 "$t"/*.log "$t"/p/log/*.log >&2; exit 1; }
 ip link set lo up
+if [ -n "${RUNTIME:-}" ] && [ -e /sys/fs/cgroup/unified ]; then # Debian's crun works with either version of cgroups, not with both
+  mkdir "$t/cgroup"; mount --make-rprivate /sys/fs/cgroup; mount --rbind /sys/fs/cgroup "$t/cgroup"; mount --make-rprivate "$t/cgroup"
+  mount -t tmpfs tmpfs /sys/fs/cgroup
+  for d in "$t"/cgroup/*; do
+    n=/sys/fs/cgroup/${d##*/}
+    if [ -h "$d" ]; then cp -P "$d" "$n"; elif [ "${d##*/}" != unified ]; then mkdir "$n"; mount --move "$d" "$n"; fi
+  done
+  mount -o remount,ro /sys/fs/cgroup; umount -l "$t/cgroup"
+fi
 printf 'runtime-endpoint: "unix://%s/p/run/postern.sock"\ntimeout: 60\n' "$t" > "$t/crictl.yaml"
 
 "$bin/test/critest-images" serve --dir "$t/registry" --busybox "$bin/test/busybox" & pids+=($!)
@@ -56,6 +65,11 @@ registries_conf = "$t/registries.conf"
 conf_dir = "$t/net.d"
 bin_dirs = ["/usr/lib/cni"]
 C
+if [ -n "${RUNTIME:-}" ]; then
+  { cat profiles/ceiling/conformance.toml; printf '[[handler]]\nname = "%s"\npath = "%s"\nuser_namespaces = true\nrecursive_read_only = true\n' \
+    "$RUNTIME" "$(command -v "$RUNTIME")"; } > "$t/ceiling.toml"
+  printf '[ceiling]\nfile = "%s"\n' "$t/ceiling.toml" >> "$t/postern.toml"; set -- -runtime-handler "$RUNTIME" "$@"
+fi
 "$bin/postern" up --root "$t/p" --profile conformance --config "$t/postern.toml" > "$t/up.log" 2>&1 & pids+=($!)
 wait_for "$crictl" -c "$t/crictl.yaml" version
 "$crictl" -c "$t/crictl.yaml" version

@@ -82,7 +82,7 @@ func (tr *tree) under(handler string, cfg *cri.PodSandboxConfig) string {
 // every runtime where the rights are.
 const view = `exec 2>/dev/null
 grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Speculation)' /proc/self/status
-grep -v '^Max pending' /proc/self/limits; cat /proc/self/oom_score_adj /proc/self/uid_map; umask; hostname; pwd; env | sort
+grep -v '^Max pending' /proc/self/limits; cat /proc/self/oom_score_adj /proc/self/uid_map /proc/self/attr/current; umask; hostname; pwd; env | sort
 cat /sys/fs/cgroup/devices/devices.list 2>/dev/null | sort
 for d in $(ls /dev); do [ $d = core ] || stat -c '%n %F %t:%T %a %u:%g' /dev/$d; done
 for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n | sed 's/[0-9].*//'; done
@@ -162,6 +162,13 @@ func TestRuntimes(t *testing.T) {
 	tr, _ := startRuntimes(t)
 	for _, handler := range []string{"crun", "runc"} {
 		tr.life(handler)
+		tr.interrupt(handler)
+	}
+	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, d := range dirs {
+		if b, err := os.ReadFile(d); err == nil && strings.Contains(string(b), tr.root+"/run/box/launch") {
+			t.Errorf("a runtime is left: %q", b)
+		}
 	}
 	for _, d := range []string{"launch", "ctr"} {
 		if left, err := os.ReadDir(filepath.Join(tr.root, "run/box", d)); err != nil || len(left) > 0 {
@@ -279,6 +286,48 @@ func (tr *tree) life(handler string) {
 		if _, err := tr.rt.RemovePodSandbox(ctx(t), &cri.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// interrupt kills the privileged side at some moments of creates and execs: what
+// was half made is removed, and the request works again.
+func (tr *tree) interrupt(handler string) {
+	t := tr.t
+	p := tr.podConfig(handler + "-cut")
+	pod := tr.under(handler, p)
+	for i := range 3 {
+		c := tr.ctrConfig(fmt.Sprintf("c%d", i), "exec sleep 1000")
+		done := make(chan error, 1)
+		go func() {
+			_, err := tr.rt.CreateContainer(ctx(t), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: p})
+			done <- err
+		}()
+		time.Sleep(time.Duration(1+2*i) * 25 * time.Millisecond)
+		for _, pid := range tr.processes()["postern-helper"] {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if err := <-done; err != nil {
+			t.Logf("%s, killed after %d ms: %v", handler, (1+2*i)*25, err)
+		}
+		var ctr string
+		tr.eventually(20*time.Second, "the container is made after all", func() error {
+			r, err := tr.rt.CreateContainer(ctx(t), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: p})
+			ctr = r.GetContainerId()
+			return err
+		})
+		tr.eventually(20*time.Second, "the container is started", func() error {
+			_, err := tr.rt.StartContainer(ctx(t), &cri.StartContainerRequest{ContainerId: ctr})
+			return err
+		})
+		if out, code := tr.exec(ctr, "echo", "there"); out != "there\n" || code != 0 {
+			t.Errorf("%q, %d", out, code)
+		}
+	}
+	if _, err := tr.rt.StopPodSandbox(ctx(t), &cri.StopPodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Error(err)
+	}
+	if _, err := tr.rt.RemovePodSandbox(ctx(t), &cri.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Error(err)
 	}
 }
 
