@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -131,6 +133,13 @@ func (tr *tree) oneLife(name string) error {
 	}
 	if r, err := tr.rt.ExecSync(c, &cri.ExecSyncRequest{ContainerId: ctr.ContainerId, Cmd: []string{"hostname"}, Timeout: 60 * int64(slow)}); err != nil || strings.TrimSpace(string(r.Stdout)) != name {
 		return fmt.Errorf("ExecSync: %v, %w", r, err)
+	}
+	// One that cannot be started leaves nothing either (CVE-2022-23471).
+	if r, err := tr.rt.ExecSync(c, &cri.ExecSyncRequest{ContainerId: ctr.ContainerId, Cmd: []string{"/nope"}, Timeout: 60 * int64(slow)}); err == nil && r.ExitCode == 0 {
+		return fmt.Errorf("ExecSync of a command that is not there: %v", r)
+	}
+	if _, err := tr.rt.Exec(c, &cri.ExecRequest{ContainerId: ctr.ContainerId, Cmd: []string{"/nope"}, Tty: true, Stdin: true, Stdout: true}); err != nil && status.Code(err) != codes.ResourceExhausted {
+		return fmt.Errorf("Exec: %w", err) // nobody comes for it, nor for hundreds
 	}
 	if _, err := tr.rt.StopContainer(c, &cri.StopContainerRequest{ContainerId: ctr.ContainerId}); err != nil {
 		return fmt.Errorf("StopContainer: %w", err)
