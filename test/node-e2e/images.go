@@ -105,6 +105,7 @@ func baseTree() (fixtures.Tree, error) {
 func agnhostTree(file, porter string, inner fixtures.Image) (fixtures.Tree, error) {
 	t := fixtures.Tree{
 		"agnhost-2":  {Type: tar.TypeSymlink, Link: "agnhost", Mode: 0o777},
+		"bin/sh":     {Type: tar.TypeSymlink, Link: "bash", Mode: 0o777}, // busybox's runs its own nc, whatever the path says
 		"etc/passwd": {Body: fixtures.Passwd + "user-defined-in-image:x:1000:1000::/home:/bin/sh\n"},
 		"etc/group":  {Body: fixtures.Group + "user-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n"},
 	}

@@ -44,9 +44,9 @@ setsid "$bin/postern" up --root "$t/p" --profile conformance --config "$t/poster
 wait_for "$crictl" -c "$t/crictl.yaml" version
 
 least=1; [ $# != 0 ] || least=432
-cd "$t/cwd"; set +e # the suite writes where it stands
+ln -s "$bin/tools/e2e_node.test" "$bin/tools/kubelet" "$t/cwd/"; set +e # it looks for the kubelet beside itself, and writes its files there
 "$bin/tools/ginkgo" run --no-color --output-interceptor-mode=none --poll-progress-after=0 --timeout 3h --procs "${PROCS:-16}" -v \
-  --label-filter 'NodeConformance && !Flaky && !Slow && !Serial' --output-dir "$t" --json-report report.json "$@" "$bin/tools/e2e_node.test" -- \
+  --label-filter 'NodeConformance && !Flaky && !Slow && !Serial' --output-dir "$t" --json-report report.json "$@" "$t/cwd/e2e_node.test" -- \
   --container-runtime-endpoint="unix://$t/p/run/postern.sock" --kubelet-config-file="$t/kubelet.yaml" --system-spec-file="$here/system.yaml" \
   --prepull-images=false --node-name=penned --feature-gates=PodAndContainerStatsFromCRI=true --report-dir="$t/report" > "$t/suite.log" 2>&1
 set -e
