@@ -38,14 +38,20 @@ ExecStart=/usr/bin/unshare --mount /bin/bash -c 'umount /proc/sys; cd $PWD; . $d
 U
   # In a subshell, so that the cleaning is not itself in what is to be removed.
   ( for h in "${roots[@]}"; do echo $BASHPID > "$h/$name/cgroup.procs"; done
-    exec unshare --cgroup --mount --pid --uts --ipc --fork --kill-child --propagation private "$0" --inside "$dir" )
-  exit
+    exec unshare --cgroup --mount --pid --uts --ipc --fork --kill-child --propagation private "$0" --inside "$dir" ) & unshare=$!
+  # A cgroup of version 2 that has processes cannot have controllers beneath it: the one that waits here goes out when the other is in.
+  if [ ${#roots[@]} = 1 ]; then
+    until pgrep -P $unshare >/dev/null || ! kill -0 $unshare 2>/dev/null; do sleep 0.02; done
+    echo $unshare > "${roots[0]}/cgroup.procs" || true
+  fi
+  wait $unshare; exit
 fi
 dir=$1
 mount -t proc proc /proc; mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys
 mount -t tmpfs -o mode=755 t /run
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
   mount -t cgroup2 c /sys/fs/cgroup
+  until [ "$(wc -l < /sys/fs/cgroup/cgroup.procs)" = 1 ]; do sleep 0.02; done
 else
   mkdir /run/cg; mount -t tmpfs -o mode=755 t /run/cg
   for h in /sys/fs/cgroup/*/cgroup.procs; do
