@@ -163,7 +163,7 @@ func (n *session) start(g *granted, c client, resize func(w, h uint16)) *copies 
 		if n.stdin && c.in != nil && in != nil {
 			b := buffers.Get().(*[32 << 10]byte)
 			defer buffers.Put(b)
-			copyAll(in, c.in, b[:])
+			copyAll(in, taking{c.in, n.conn}, b[:])
 		}
 		if f := g.files["stdin"]; f != nil {
 			f.Close() // half of the session is over; a terminal has no halves
@@ -177,6 +177,7 @@ func (n *session) start(g *granted, c client, resize func(w, h uint16)) *copies 
 					if !ok {
 						return
 					}
+					n.conn.taken(0)
 					resize(size.Width, size.Height)
 				case <-n.gone:
 					return

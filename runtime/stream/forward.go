@@ -24,7 +24,7 @@ func (e *executor) PortForward(_ context.Context, id string, port int32, stream 
 	}
 	defer conn.Close()
 	upload, download := make(chan error, 1), make(chan error, 1)
-	go func() { upload <- half(conn, stream, conn.CloseWrite) }()
+	go func() { upload <- half(conn, taking{stream, n.conn}, conn.CloseWrite) }()
 	go func() { download <- half(stream, conn, stream.Close) }()
 	for open := 2; open > 0; open-- {
 		select {

@@ -190,7 +190,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	n.gone = conn.gone
+	n.conn, n.gone = conn, conn.gone
 	n.websocket = wsstream.IsWebSocketRequest(r)
 	defer func() {
 		s.sessions.done(n)

@@ -37,7 +37,8 @@ type session struct {
 	path      string // where the library expects the client
 	expires   time.Time
 	websocket bool
-	gone      <-chan struct{} // closed when the client's connection ends
+	conn      *watchedConn    // the client's
+	gone      <-chan struct{} // closed when it ends
 
 	mu       sync.Mutex // of granted
 	granted  *granted   // a port-forward's, for all of its ports

@@ -140,6 +140,12 @@ func TestStalledDownload(t *testing.T) {
 	if _, err := n.pull("app:1"); err == nil || !strings.Contains(err.Error(), "did not answer for 2s") {
 		t.Errorf("%v", err)
 	}
+	// One that sends a byte now and then.
+	n.clearSpool()
+	n.reg.Intercept(fixtures.On(digest, fixtures.Slow(blob[:200], 200, 100*time.Millisecond)))
+	if _, err := n.pull("app:1"); err == nil || !strings.Contains(err.Error(), "did not answer for 2s") {
+		t.Errorf("%v", err)
+	}
 	// One that is slow, but goes on, is waited for.
 	n.reg.Intercept(fixtures.On(digest, fixtures.Slow(blob, 8, 400*time.Millisecond)))
 	n.clearSpool()
@@ -261,6 +267,49 @@ func TestManyPulls(t *testing.T) {
 	<-gone
 }
 
+// TestParallelLayers: as many layers of an image at a time as the configuration says.
+func TestParallelLayers(t *testing.T) {
+	n := newNode(t)
+	n.image("max_parallel_layers = 4\n")
+	n.restart()
+	var layers []fixtures.Layer
+	for k := range 6 {
+		layers = append(layers, fixtures.RandomLayer(int64(k), 1<<16))
+	}
+	i := fixtures.MakeImage(fixtures.Config{}, layers...)
+	n.push("app", "1", i)
+	n.sign(n.key, "app", i.Digest())
+	var mu sync.Mutex
+	now, most := 0, 0
+	four := make(chan struct{})
+	n.reg.Intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		for _, l := range i.Layers {
+			if strings.HasSuffix(r.URL.Path, fixtures.Digest(l.Blob)) {
+				mu.Lock()
+				if now++; now > most {
+					if most = now; most == 4 {
+						close(four)
+					}
+				}
+				mu.Unlock()
+				<-four // nobody is served before four are there
+				mu.Lock()
+				now--
+				mu.Unlock()
+			}
+		}
+		return false
+	})
+	if _, err := n.pull("app:1"); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if most != 4 {
+		t.Errorf("%d layers at a time", most)
+	}
+}
+
 // TestProgress tells how much of all layers is here.
 func TestProgress(t *testing.T) {
 	n := newNode(t)
@@ -321,8 +370,11 @@ func TestEndlessAnswers(t *testing.T) {
 		},
 	} {
 		n.reg.Intercept(f)
-		_, err := n.pull("app:1")
-		if err == nil && name != "ping" {
+		info, err := n.pull("app:1")
+		switch {
+		case name == "ping" && err == nil: // what it says is not looked at
+			must(t, n.client.Remove(context.Background(), info.ID))
+		case err == nil:
 			t.Errorf("%s: pulled", name)
 		}
 		t.Logf("%s: %.300v", name, err)

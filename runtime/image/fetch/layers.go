@@ -133,6 +133,7 @@ func (s *Server) one(ctx context.Context, src *source, v *verifier, rec *record.
 				return nil
 			}
 			if image.AsError(err).Code != image.Invalid {
+				keep = ctx.Err() != nil // else the node has no space for it, perhaps
 				return err
 			}
 			// The bytes are wrong. Where they came from two connections, it may be that they
@@ -146,6 +147,10 @@ func (s *Server) one(ctx context.Context, src *source, v *verifier, rec *record.
 			}
 		}
 		if ctx.Err() != nil {
+			return err
+		}
+		if image.AsError(err).Code == image.Internal { // ours, too
+			keep = false
 			return err
 		}
 		place++

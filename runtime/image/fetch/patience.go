@@ -84,22 +84,28 @@ func because(ctx context.Context, err error) error {
 	return err
 }
 
-// steady reads, and has stop called when nothing came for a while.
+// enough is what must come in the time after which a transfer counts as stalled:
+// one that brings a byte now and then would keep its place among the pulls for ever.
+const enough = 64 << 10
+
+// steady reads, and has stop called when not enough came for a while.
 type steady struct {
 	io.Reader
 	timer *time.Timer
 	after time.Duration
+	n     int
 }
 
 func newSteady(r io.Reader, after time.Duration, stop func()) *steady {
-	return &steady{r, time.AfterFunc(after, stop), after}
+	return &steady{Reader: r, timer: time.AfterFunc(after, stop), after: after}
 }
 
 // Read implements io.Reader.
 func (s *steady) Read(b []byte) (int, error) {
 	n, err := s.Reader.Read(b)
-	if n > 0 {
+	if s.n += n; s.n >= enough {
 		s.timer.Reset(s.after)
+		s.n = 0
 	}
 	return n, err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/docker/distribution/registry/api/errcode"
 	v2 "github.com/docker/distribution/registry/api/v2"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/runtime/image"
 	"github.com/postern-cri/postern/runtime/image/manifest"
@@ -215,6 +216,8 @@ func classify(name string, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err // ours, not the registry's
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return image.Errorf(image.Internal, "%s: the node has no space for it: %v", name, err)
 	case errors.As(err, &denied), coded && (code.ErrorCode() == errcode.ErrorCodeUnauthorized || code.ErrorCode() == errcode.ErrorCodeDenied):
 		return image.Errorf(image.AuthFailed, "%s: the registry wants other credentials: %v", name, err)
 	case notFound(err):
