@@ -75,6 +75,7 @@ type tree struct {
 	root   string
 	reg    string // host:port of the registry
 	regDir string
+	regCmd *exec.Cmd
 	logs   string
 	cmd    *exec.Cmd
 	out    *bytes.Buffer
@@ -123,6 +124,7 @@ func plantTree(t *testing.T, profile, extra string) *tree {
 	if err := reg.Start(); err != nil {
 		t.Fatal(err)
 	}
+	tr.regCmd = reg
 	t.Cleanup(func() {
 		reg.Process.Signal(syscall.SIGTERM)
 		reg.Wait()
