@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # policy.sh DIR  Makes DIR/policy and DIR/file_contexts: Debian's SELinux policy with profiles/selinux, for the emulated machine.
-# Debian's packages are unpacked into DIR, not installed. Our modules are held against the policy's own neverallow rules.
+# Debian's packages are unpacked into DIR, not installed. Our modules are held against the rules of that policy and promises.cil.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 d=$1; mkdir -p "$d"; d=$(cd "$d" && pwd)
@@ -12,5 +12,5 @@ if [ ! -e "$d/ready" ]; then
   touch "$d/ready"
 fi
 base=("$d/base.cil" "$d/unconfined.cil" profiles/selinux/container.cil profiles/selinux/postern.cil)
-"$d/usr/bin/secilc" -M 1 -c 33 -o "$d/checked" -f /dev/null "${base[@]}"
+"$d/usr/bin/secilc" -M 1 -c 33 -o "$d/checked" -f /dev/null "${base[@]}" test/vm/promises.cil
 "$d/usr/bin/secilc" -N -M 1 -c 33 -o "$d/policy" -f "$d/file_contexts" "${base[@]}" test/vm/harness.cil
