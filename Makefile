@@ -6,7 +6,7 @@
 #   make test-vm what touches the kernel, in an emulated machine with cgroup v2 and AppArmor (LSM=selinux: SELinux)
 #   make test-lsm  what AppArmor and SELinux alone hold, likewise; a few minutes
 #   make test-kubelet   a real kubelet on Postern     make test-node-e2e   the upstream node e2e suite
-#   make test-long   what takes too long for make test: test-kubelet, test-node-e2e, 1,000 pods that come and go
+#   make test-long   what takes too long for make test: test-kubelet, test-node-e2e, test-lsm, 1,000 pods that come and go
 #   make critest the upstream CRI validation suite, by SPDY and by WebSocket
 SHELL := /bin/bash
 GO ?= go
@@ -77,7 +77,7 @@ test-node-e2e: build deps-run tools bin/tools/kubelet bin/tools/e2e_node.test
 	@test/node-e2e/node-e2e.sh
 
 # What make test has not the time for. A target that belongs here is added to the list.
-test-long: test-kubelet test-node-e2e test-churn
+test-long: test-kubelet test-node-e2e test-churn test-lsm
 
 # About a quarter of an hour: 1,000 pods, eight at a time, then a wait for heaps to come to rest.
 test-churn: build deps-run tools testbin
