@@ -69,7 +69,7 @@ func tries(program string) []try {
 	if list, ok := others[program]; ok {
 		return list
 	}
-	list := append([]try{no("exec", "bin/true"), no("mount", ""), no("read", "/etc/shadow"), no("write", "run/init.json")}, everybody...)
+	list := append([]try{no("exec", "bin/true"), no("mount", ""), no("read", "shadow"), no("write", "run/init.json")}, everybody...)
 	for _, s := range states {
 		own, reads := false, program == "posternd" && (strings.HasPrefix(s, "lib/records") || strings.HasPrefix(s, "lib/layers"))
 		for _, o := range daemons[program] {
@@ -148,7 +148,7 @@ func installation(t *testing.T) (root string, l layout.Layout) {
 	}
 	t.Cleanup(func() { os.RemoveAll(root) })
 	l = layout.New(root)
-	for _, f := range append([]string{"etc/ceiling.toml", "run/init.json", "run/x", "system", "mnt/x"}, states...) {
+	for _, f := range append([]string{"etc/ceiling.toml", "run/init.json", "run/x", "system", "shadow", "mnt/x"}, states...) {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, f)), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -318,6 +318,7 @@ func TestSELinux(t *testing.T) {
 		}
 	}
 	relabel(root+"/system", "etc_t")
+	relabel(root+"/shadow", "shadow_t")
 	relabel(root+"/bin/true", "bin_t")
 	for name := range all() {
 		if name == "postern-pause" {
