@@ -81,7 +81,7 @@ test-long: test-kubelet test-node-e2e test-churn test-lsm
 
 # About a quarter of an hour: 1,000 pods, eight at a time, then a wait for heaps to come to rest.
 test-churn: build deps-run tools testbin
-	POSTERN_CHURN=1000 $(GO) test -count=1 -v -timeout 60m -tags containers_image_openpgp,seccomp -run '^Test(Churn|PluginHangs)$$' ./test/e2e
+	POSTERN_CHURN=1000 $(GO) test -count=1 -v -timeout 60m -tags containers_image_openpgp,seccomp -run '^Test(Churn|PluginHangs|PowerLoss)$$' ./test/e2e ./test/image
 
 # About half an hour: emulation is ten to twenty times slower than the machine.
 test-vm: build deps-run tools testbin
