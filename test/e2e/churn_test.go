@@ -180,7 +180,7 @@ func TestChurn(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Go collects an idle heap every two minutes, and gives back what is free then.
-		warm, idle, settle = 50, 150*time.Second, 10*time.Minute
+		warm, idle, settle = 50, 150*time.Second, 15*time.Minute // init keeps exits of execs for ten
 		more = func(b usage) int64 { return b.pss / 10 }
 	}
 	tr := startTree(t, "baseline", "")
