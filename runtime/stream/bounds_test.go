@@ -211,10 +211,15 @@ func TestRefusedSessions(t *testing.T) {
 	}
 	// The connections of the test itself end with it.
 	quiet(t, before+20)
-	f.server.sessions.mu.Lock()
-	defer f.server.sessions.mu.Unlock()
-	if n := len(f.server.sessions.active) + len(f.server.sessions.waiting); n > 0 {
-		t.Errorf("%d sessions are left", n)
+	left := func() int {
+		f.server.sessions.mu.Lock()
+		defer f.server.sessions.mu.Unlock()
+		return len(f.server.sessions.active) + len(f.server.sessions.waiting)
+	}
+	for end := time.Now().Add(time.Minute); left() > 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d sessions are left", left())
+		}
 	}
 }
 
