@@ -16,7 +16,6 @@ refused() { local want=$1 out; shift; show "$@"; if out=$("$@" 2>&1); then die "
 wait_for() { for _ in $(seq 200); do "$@" >/dev/null 2>&1 && return; sleep 0.05; done; die "timed out: $*"; }
 cleanup() { set +e; rm -rf "$logs"/demo_*_demo-*-uid; for r in a b c; do [ -S "$t/$r/run/postern.sock" ] && "$crictl" -c "$t/crictl.yaml" -r "unix://$t/$r/run/postern.sock" rmp -fa >/dev/null 2>&1; done; for p in "${pids[@]}"; do kill -TERM "$p" 2>/dev/null; done; for p in "${pids[@]}"; do wait "$p" 2>/dev/null; done; [ -n "${KEEP:-}" ] || rm -rf --one-file-system "$t"; }
 trap cleanup EXIT
-namespaces() { for n in /proc/[0-9]*/ns/net; do readlink "$n" 2>/dev/null || true; done | sort -u; }; netns=$(namespaces) # of whatever else runs here
 ip link set lo up; echo 'timeout: 30' > "$t/crictl.yaml"; cri() { "$crictl" -c "$t/crictl.yaml" -r "unix://$t/$1/run/postern.sock" "${@:2}"; }
 
 bold "A registry on loopback: one image signed with the demo key, one unsigned, one signed with another key"
@@ -127,10 +126,12 @@ bold "Who runs with what"
 LINES_SHOWN=40 expect 'postern-helper' "$bin/postern" status --root "$t/a"
 
 bold "Clean stop: nothing is left behind"
+# Every pod and container is in the trail; others on this machine are not ours.
+cgroups() { find /sys/fs/cgroup -type d 2>/dev/null | grep -E '[0-9a-f]{64}$' | grep -Ff <(cat "$t"/*/lib/audit/*.wal | grep -aoE '[0-9a-f]{64}' | sort -u) || true; }
+nets=$(for g in $(cgroups); do for p in $(cat "$g/cgroup.procs"); do readlink "/proc/$p/ns/net"; done; done | sort -u); [ -n "$nets" ] || die "no pod is there to be stopped"
 c rmp -fa >/dev/null || die "rmp"; kill -TERM $first; wait $first || die "postern up exited with $?"
 ! grep -q "$t" /proc/self/mountinfo || die "mounts left: $(grep "$t" /proc/self/mountinfo)"; ok "no mount"
-mine=$(cat "$t"/*/lib/audit/*.wal | grep -aoE '[0-9a-f]{64}' | sort -u) # every pod and container is in the trail; others on this machine are not ours
-left=$(find /sys/fs/cgroup -type d 2>/dev/null | grep -oE '[0-9a-f]{64}$' | sort -u | grep -xFf <(echo "$mine") || true); [ -z "$left" ] || die "cgroups left: $left"; ok "no cgroup"
+left=$(cgroups); [ -z "$left" ] || die "cgroups left: $left"; ok "no cgroup"
 left=$(pgrep -af "^$bin/postern" | grep -F "$t" || true); [ -z "$left" ] || die "processes left: $left"; ok "no process"
-left=$(comm -13 <(echo "$netns") <(namespaces) | wc -l); [ "$left" = 0 ] || die "network namespaces left: $left"; left=$(ip -o link | grep -c veth || true); [ "$left" = 0 ] || die "veth left"; ok "no network namespace, no veth"
+left=$(for n in /proc/[0-9]*/ns/net; do readlink "$n" 2>/dev/null || true; done | grep -xFf <(echo "$nets") || true); [ -z "$left" ] || die "network namespaces left: $left"; left=$(ip -o link | grep -c veth || true); [ "$left" = 0 ] || die "veth left"; ok "no network namespace, no veth"
 bold "Done in $((SECONDS - started)) seconds"
