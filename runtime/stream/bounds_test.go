@@ -227,25 +227,10 @@ func TestRefusedSessions(t *testing.T) {
 // that reads late.
 func TestLargeForward(t *testing.T) {
 	f := newFront(t, time.Hour)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	f.port.Store(int32(l.Addr().(*net.TCPAddr).Port))
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				time.Sleep(200 * time.Millisecond)
-				io.Copy(c, c)
-			}()
-		}
-	}()
+	f.listen(t, func(c net.Conn) {
+		time.Sleep(200 * time.Millisecond)
+		io.Copy(c, c)
+	})
 	data := bytes.Repeat([]byte("0123456789abcdef"), 4<<20)
 	for _, dial := range []func(url string) httpstream.Connection{
 		func(url string) httpstream.Connection { return f.spdyConn(url, "portforward.k8s.io") },

@@ -192,14 +192,14 @@ func TestLeavesWhenIdle(t *testing.T) {
 	}
 }
 
-// TestPortForward: both directions, each half closed by itself, several at once.
-func TestPortForward(t *testing.T) {
-	f := newFront(t, time.Hour)
+// listen is the pod's port: serve gets each connection, which is closed after it.
+func (f *front) listen(t *testing.T, serve func(net.Conn)) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
 	f.port.Store(int32(l.Addr().(*net.TCPAddr).Port))
 	go func() {
 		for {
@@ -207,13 +207,21 @@ func TestPortForward(t *testing.T) {
 			if err != nil {
 				return
 			}
-			go func() { // answers only after the client's half has ended
+			go func() {
 				defer c.Close()
-				b, _ := io.ReadAll(c)
-				fmt.Fprintf(c, "%d bytes", len(b))
+				serve(c)
 			}()
 		}
 	}()
+}
+
+// TestPortForward: both directions, each half closed by itself, several at once.
+func TestPortForward(t *testing.T) {
+	f := newFront(t, time.Hour)
+	f.listen(t, func(c net.Conn) { // answers only after the client's half has ended
+		b, _ := io.ReadAll(c)
+		fmt.Fprintf(c, "%d bytes", len(b))
+	})
 	for _, dial := range []func(url string) httpstream.Connection{
 		func(url string) httpstream.Connection { return f.spdyConn(url, "portforward.k8s.io") },
 		f.tunnelConn,
