@@ -18,6 +18,7 @@ import (
 	"github.com/postern-cri/postern/privsep/confine"
 	"github.com/postern-cri/postern/privsep/helper"
 	"github.com/postern-cri/postern/privsep/keeper"
+	"github.com/postern-cri/postern/privsep/netns"
 	"github.com/postern-cri/postern/privsep/spec"
 )
 
@@ -150,18 +151,12 @@ func (m *Machine) attach(n spec.Network) (ips []string, err error) {
 		}
 		return io.ErrUnexpectedEOF
 	}
-	done := make(chan error)
-	go func() {
-		// Never unlocked: the thread ends with the goroutine. It is not the main one,
-		// which package netns keeps for the main goroutine.
-		runtime.LockOSThread()
-		err := confine.Thread(confine.CNI)
-		if err == nil {
-			err = oneShot(m.cni, n, cniTime, [3]*os.File{}, nil, read)
+	err = netns.OnThread(func() error {
+		if err := confine.Thread(confine.CNI); err != nil {
+			return err
 		}
-		done <- err
-	}()
-	err = <-done
+		return oneShot(m.cni, n, cniTime, [3]*os.File{}, nil, read)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("network %s: %w", n.Op, err)
 	}

@@ -42,8 +42,9 @@ const (
 // would stay behind in a pod's namespaces, and /proc/self shows its view.
 func init() { runtime.LockOSThread() }
 
-// onThread runs f on an OS thread of its own that is thrown away afterwards.
-func onThread(f func() error) error {
+// OnThread runs f on an OS thread of its own that is thrown away afterwards, with
+// whatever f made of it.
+func OnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
@@ -70,7 +71,7 @@ func Create(dir string, o Options) error {
 	if flags == 0 {
 		return nil
 	}
-	err := onThread(func() error {
+	err := OnThread(func() error {
 		if err := newNamespaces(flags, o.Holder); err != nil {
 			return fmt.Errorf("making the pod's namespaces: %w", err)
 		}
@@ -217,7 +218,7 @@ func enter(path string, f func() error) error {
 		return fmt.Errorf("opening a network namespace: %w", err)
 	}
 	defer unix.Close(fd)
-	return onThread(func() error {
+	return OnThread(func() error {
 		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("entering a network namespace: %w", err)
 		}
