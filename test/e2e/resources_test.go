@@ -26,25 +26,16 @@ func TestResourceOptions(t *testing.T) {
 			HugepageLimits: []*cri.HugepageLimit{{PageSize: "2MB", Limit: 4 << 20}},
 		}
 	})
-	check := func(what, got string, want ...string) {
-		t.Helper()
-		for _, w := range want {
-			if got == w {
-				return
-			}
-		}
-		t.Errorf("%s is %q, want one of %q", what, got, want)
-	}
 	oom := func() string { out, _ := tr.exec(ctr, "cat", "/proc/1/oom_score_adj"); return strings.TrimSpace(out) }
-	check("the score of 1", oom(), "700")
+	tr.among("the score of 1", oom(), "700")
 	tr.has(ctr, "ulimits", "ulimit -Sn; ulimit -Hn; ulimit -Hc", "300\n400\n0\n")
-	check("the processors", tr.inGroup(ctr, "cpuset.cpus", "cpuset/cpuset.cpus"), "0")
-	check("the memory nodes", tr.inGroup(ctr, "cpuset.mems", "cpuset/cpuset.mems"), "0")
+	tr.among("the processors", tr.inGroup(ctr, "cpuset.cpus", "cpuset/cpuset.cpus"), "0")
+	tr.among("the memory nodes", tr.inGroup(ctr, "cpuset.mems", "cpuset/cpuset.mems"), "0")
 	if huge := tr.inGroup(ctr, "hugetlb.2MB.max", "hugetlb/hugetlb.2MB.limit_in_bytes"); !strings.Contains(huge, "can't open") {
-		check("huge pages", huge, strconv.Itoa(4<<20))
+		tr.among("huge pages", huge, strconv.Itoa(4<<20))
 	}
 	if swap := tr.inGroup(ctr, "memory.swap.max", "memory/memory.memsw.limit_in_bytes"); !strings.Contains(swap, "can't open") {
-		check("swap", swap, strconv.Itoa(16<<20), strconv.Itoa(80<<20))
+		tr.among("swap", swap, strconv.Itoa(16<<20), strconv.Itoa(80<<20))
 	}
 	if r := tr.status(ctr).Resources.GetLinux(); r.GetOomScoreAdj() != 700 || r.GetMemorySwapLimitInBytes() != 80<<20 || len(r.GetHugepageLimits()) != 1 {
 		t.Errorf("resources in the status: %v", r)
@@ -53,18 +44,18 @@ func TestResourceOptions(t *testing.T) {
 		Linux: &cri.LinuxContainerResources{OomScoreAdj: 900}}); err != nil {
 		t.Fatal(err)
 	}
-	check("the new score of 1", oom(), "900")
+	tr.among("the new score of 1", oom(), "900")
 	if out, _ := tr.exec(ctr, "cat", "/proc/self/oom_score_adj"); strings.TrimSpace(out) != "900" {
 		t.Errorf("the new score of an exec is %q", out)
 	}
-	check("the processors", tr.inGroup(ctr, "cpuset.cpus", "cpuset/cpuset.cpus"), "0")
+	tr.among("the processors", tr.inGroup(ctr, "cpuset.cpus", "cpuset/cpuset.cpus"), "0")
 
 	c := tr.ctrConfig("unified", "exec sleep 1000")
 	c.Linux.Resources = &cri.LinuxContainerResources{Unified: map[string]string{"memory.high": "50331648"}}
 	if v2() {
 		id := tr.create(pod, p, c)
 		tr.start(id)
-		check("memory.high", tr.inGroup(id, "memory.high", ""), "50331648")
+		tr.among("memory.high", tr.inGroup(id, "memory.high", ""), "50331648")
 	} else if _, err := tr.rt.CreateContainer(ctx(t), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: p}); err == nil || !strings.Contains(err.Error(), `unified "memory.high"`) {
 		t.Errorf("a value of cgroup v2 on version 1: %v", err)
 	}
