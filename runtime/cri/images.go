@@ -82,7 +82,7 @@ func (s *Server) findImage(ctx context.Context, ref string) (Image, error) {
 // annotations are hints that CRI leaves to the runtime: the image's platform is the
 // node's, whatever they say.
 func (s *Server) checkSpec(field string, i *cri.ImageSpec) error {
-	if h := i.GetRuntimeHandler(); h != "" && !slices.Contains(s.handlers, h) {
+	if h := i.GetRuntimeHandler(); !s.hasHandler(h) {
 		return invalid("%s.runtime_handler: unknown handler %q: use \"\", or give it a [[handler]] in ceiling.toml", field, clip(h, 256))
 	}
 	return nil

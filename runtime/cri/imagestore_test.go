@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/postern-cri/postern/privsep/ceiling"
 	"github.com/postern-cri/postern/runtime/image"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -58,5 +59,26 @@ func TestImageErrors(t *testing.T) {
 	}
 	if _, err := w.image.RemoveImage(t.Context(), &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: "x"}}); err != nil {
 		t.Error("removal is idempotent:", err)
+	}
+}
+
+// TestImageHandlers asks for images by the handlers that pods may have: a kubelet with
+// RuntimeClassInImageCriApi names a pod's in its image calls, too.
+func TestImageHandlers(t *testing.T) {
+	w := newWorld(t)
+	w.Server.images = ImageStore{&fakeImageClient{}}
+	w.Server.handlers, w.Server.runtimes = []string{"strict"}, []ceiling.Handler{{Name: "crun"}}
+	for name, want := range map[string]codes.Code{"": codes.OK, "strict": codes.OK, "crun": codes.OK, "other": codes.InvalidArgument} {
+		spec := &cri.ImageSpec{Image: "reg/x:1", RuntimeHandler: name}
+		if _, err := w.image.PullImage(t.Context(), &cri.PullImageRequest{Image: spec}); status.Code(err) != want {
+			t.Errorf("PullImage for %q: %v, want %s", name, err, want)
+		}
+		if _, err := w.image.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: spec}); status.Code(err) != want {
+			t.Errorf("ImageStatus for %q: %v, want %s", name, err, want)
+		}
+		_, err := w.runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{RuntimeHandler: name, Config: podRequest("web-" + name).Config})
+		if unknown := status.Code(err) == codes.NotFound; unknown != (want != codes.OK) {
+			t.Errorf("RunPodSandbox with %q: %v", name, err)
+		}
 	}
 }

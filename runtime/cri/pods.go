@@ -3,9 +3,11 @@ package cri
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/postern-cri/postern/policy/facts"
+	"github.com/postern-cri/postern/privsep/ceiling"
 	"github.com/postern-cri/postern/privsep/gate"
 	"github.com/postern-cri/postern/privsep/plan"
 	"github.com/postern-cri/postern/privsep/wire"
@@ -96,20 +98,16 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest)
 }
 
 func (s *Server) checkHandler(name string) error {
-	if name == "" {
-		return nil
+	if !s.hasHandler(name) {
+		return status.Errorf(codes.NotFound, "runtime_handler: unknown handler %q: use \"\", or give it a [[handler]] in ceiling.toml", clip(name, 256))
 	}
-	for _, h := range s.handlers {
-		if h == name {
-			return nil
-		}
-	}
-	for _, h := range s.runtimes {
-		if h.Name == name {
-			return nil
-		}
-	}
-	return status.Errorf(codes.NotFound, "runtime_handler: unknown handler %q: use \"\", or give it a [[handler]] in ceiling.toml", name)
+	return nil
+}
+
+// hasHandler says whether a runtime handler is one of this node's: "" is the
+// built-in runtime; the ceiling names the others, its own and those of OCI runtimes.
+func (s *Server) hasHandler(name string) bool {
+	return name == "" || slices.Contains(s.handlers, name) || slices.ContainsFunc(s.runtimes, func(h ceiling.Handler) bool { return h.Name == name })
 }
 
 // badPlan is the error for a request that no plan can say, or whose place on the
