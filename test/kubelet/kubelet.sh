@@ -36,9 +36,9 @@ ends() { local want=$1 got=0; shift; "$@" || got=$?; [ "$got" = "$want" ] || { e
 c() { "$crictl" -c "$t/crictl.yaml" "$@" 2>/dev/null; }
 pods() { "$ctl" pods; }
 on() { local flags=(); while [[ $1 == -* ]]; do flags+=("$1"); shift; done; "$ctl" exec "${flags[@]}" "$pod" "$@"; } # on [-spdy -i -t] CONTAINER COMMAND...
-place() { # only the widest profile lets a pod have a port of the node
+place() { # FILE [NAME]; only the widest profile lets a pod have a port of the node
   local drop=x^; [ "$profile $1" != "baseline life" ] || drop=', hostPort: [0-9]*'
-  sed "s|@IMAGE@|$image|; s|@UNSIGNED@|$reg/demo/unsigned:1|; s|$drop||" "$here/pods/$1.yaml" > "$1.yaml"; mv "$1.yaml" manifests/
+  sed "s|@IMAGE@|$image|; s|@UNSIGNED@|$reg/demo/unsigned:1|; s|$drop||; s|name: $1,|name: ${2:-$1},|" "$here/pods/$1.yaml" > "${2:-$1}.yaml"; mv "${2:-$1}.yaml" manifests/
 }
 up() { setsid "$bin/postern" up --root "$t/p" --profile "$profile" --config "$t/postern.toml" >> up.log 2>&1 & uppid=$!; }
 kubelet() { setsid "$bin/tools/kubelet" --config "$t/kubelet.yaml" --root-dir /var/lib/kubelet --cert-dir "$t/pki" --hostname-override penned --node-ip 10.99.0.1 >> kubelet.log 2>&1 & kpid=$!; }
@@ -68,6 +68,20 @@ if [ "$profile" = baseline ]; then
   printf 'default = "reject"\n[authorities.demo]\nkeys = ["trust.d/demo.pub"]\n[[rules]]\nscope = ["%s/**"]\nthreshold = { of = ["demo"], need = 1 }\n' "$reg" > p/etc/trust.toml
 fi
 sed "s|@CRI@|$cri|; s|@DIR@|$t|; s|@FEATURES@|${FEATURES:+, $FEATURES}|" "$here/kubelet.yaml" > kubelet.yaml
+
+# A system bus and a logind of the pen's own: who holds its lock is asked before the node goes down. It knows no power switch.
+mkdir -p /run/dbus /run/systemd/logind.conf.d; export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/dbus/system_bus_socket
+printf '[Login]\nInhibitDelayMaxSec=60\nNAutoVTs=0\nReserveVT=0\n' > /run/systemd/logind.conf.d/pen.conf
+cat > bus.conf <<B
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>system</type><listen>$DBUS_SYSTEM_BUS_ADDRESS</listen><policy context="default">
+<allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>
+B
+dbus-daemon --config-file="$t/bus.conf" --nofork > bus.log 2>&1 &
+locks() { systemd-inhibit --list --no-legend --no-pager; }
+for _ in $(seq 100); do [ -S /run/dbus/system_bus_socket ] && break; sleep 0.1; done
+/lib/systemd/systemd-logind > logind.log 2>&1 &
+step 20 logind-answers locks
 
 up
 step 30 postern-answers c version || give_up
@@ -159,14 +173,17 @@ step 10 qos-guaranteed-cpu shows '^10000( 100000)?$' server sh -c 'cat /sys/fs/c
 step 10 qos-guaranteed-memory shows '^33554432$' server sh -c 'cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null'
 step 10 qos-oom-score equals 1000 reader cat /proc/self/oom_score_adj
 step 60 evicted-by-layer grep -q 'cannot evict a critical pod.*"default/greedy-penned"' kubelet.log # it would, were the pod not a static one
-place polite
-step 60 polite-running shows '^  guest restarts=0 running' pods
-tail -n +1 -F /var/log/pods/default_polite-penned_*/guest/0.log > polite.log 2>/dev/null & tailpid=$!
-step 10 polite-here grep -q ' here$' polite.log
-rm manifests/polite.yaml
-step 40 polite-gone lacks 'default/polite-penned' pods
-step 20 termination-in-order equals 'here hooked signalled gone' eval 'awk "{ print \$4 }" polite.log | xargs'
-kill "$tailpid"
+polite() { # a pod of that name, and what it logs
+  place polite "$1"
+  step 60 "$1-running" shows "pod default/$1-penned Running ready" pods
+  tail -n +1 -F /var/log/pods/default_$1-penned_*/guest/0.log > polite.log 2>/dev/null & tailpid=$!
+  step 10 "$1-here" grep -q ' here$' polite.log
+}
+in_order() { equals 'here hooked signalled gone' eval 'awk "{ print \$4 }" polite.log | xargs' && kill "$tailpid"; }
+polite guest
+rm manifests/guest.yaml
+step 40 guest-gone lacks 'default/guest-penned' pods
+step 20 termination-in-order in_order
 if [ "$profile" != baseline ]; then
   step 40 system-running shows 'pod kube-system/system-penned Running ready' pods
   step 10 system-host-pid shows 'tools/kubelet' "$ctl" exec kube-system/system-penned agent ps
@@ -219,7 +236,16 @@ if [ "$profile" = baseline ]; then
   step 10 refused-others-run shows "pod $pod Running ready" pods
 fi
 
-rm manifests/life.yaml
+# The node goes down: logind waits for the kubelet, which waits for its pods. They stay down, and so do their reasons.
+polite farewell
+step 10 shutdown-lock shows '^kubelet .*shutdown' locks
+busctl emit /org/freedesktop/login1 org.freedesktop.login1.Manager PrepareForShutdown b true
+step 40 shutdown-lock-given-back lacks '^kubelet' locks
+step 10 shutdown-in-order in_order
+step 10 shutdown-nothing-runs equals '' c ps -q
+step 10 shutdown-phase shows 'pod default/farewell-penned Failed' pods
+end "$kpid"; rm manifests/{farewell,life}.yaml; kubelet
+step 60 kubelet-after-shutdown curl -fsS http://127.0.0.1:10248/healthz
 step 40 pod-gone lacks "$pod" pods
 step 120 containers-gone equals '' c ps -aq
 none_left() { [ -z "$(ls -A /var/lib/kubelet/pods)" ]; }
