@@ -127,12 +127,12 @@ func TestSELinux(t *testing.T) {
 		}
 	}
 	for script, works := range map[string]bool{
-		"echo x > /file && cat /file /etc/hosts && cp /bin/busybox /b && /b true": true,
-		"echo x > /dev/shm/file && cat /dev/shm/file":                             true,
-		"(sleep 100 & kill $!)":                                                   true,
-		"echo system_u:system_r:spc_t:s0 > /proc/self/attr/exec && exec true":     false,
-		"echo system_u:system_r:spc_t:s0 > /proc/self/attr/current":               false,
-		"head -c 1 /proc/kmsg":                                                    false,
+		"echo x > /file && cat /file /etc/hosts && cp /bin/busybox /busybox && /busybox true": true,
+		"echo x > /dev/shm/file && cat /dev/shm/file":                                         true,
+		"(sleep 100 & kill $!)": true,
+		"echo system_u:system_r:spc_t:s0 > /proc/self/attr/exec && exec true": false,
+		"echo system_u:system_r:spc_t:s0 > /proc/self/attr/current":           false,
+		"head -c 1 /proc/kmsg": false,
 	} {
 		if out, code := tr.exec(first, "sh", "-c", script); (code == 0) != works {
 			t.Errorf("%s: exit %d: %s", script, code, out)
