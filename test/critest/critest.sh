@@ -27,7 +27,7 @@ shift
 expected=expected.txt
 [ ! -e /sys/kernel/security/apparmor ] || expected=expected-apparmor.txt
 [ ! -e /sys/fs/selinux/enforce ] || expected=expected-selinux.txt
-bin=$PWD/bin; here=$PWD/test/critest; t=$(mktemp -d /tmp/postern-critest.XXXXXX); chmod 711 "$t"; pids=(); crictl="$bin/tools/crictl"
+bin=$PWD/bin; here=$PWD/test/critest; source test/node.sh; t=$(mktemp -d /tmp/postern-critest.XXXXXX); chmod 711 "$t"; pids=(); crictl="$bin/tools/crictl"
 cleanup() {
   set +e
   "$crictl" -c "$t/crictl.yaml" rmp -fa >/dev/null 2>&1
@@ -53,18 +53,7 @@ wait_for test -s "$t/registry/addr"; reg=$(cat "$t/registry/addr")
 for r in registry.k8s.io k8s.gcr.io gcr.io; do
   printf '[[registry]]\nprefix = "%s"\nlocation = "%s"\ninsecure = true\n' "$r" "$reg"
 done > "$t/registries.conf"
-mkdir "$t/net.d"; cat > "$t/net.d/10-critest.conflist" <<N
-{"cniVersion":"1.0.0","name":"critest","plugins":[{"type":"bridge","bridge":"critest0","isGateway":true,"ipMasq":true,"hairpinMode":true,
-"ipam":{"type":"host-local","dataDir":"$t/ipam","ranges":[[{"subnet":"10.225.0.0/16"}]],"routes":[{"dst":"0.0.0.0/0"}]}},
-{"type":"portmap","capabilities":{"portMappings":true}}]}
-N
-cat > "$t/postern.toml" <<C
-[image]
-registries_conf = "$t/registries.conf"
-[network]
-conf_dir = "$t/net.d"
-bin_dirs = ["/usr/lib/cni"]
-C
+node_config "$t" critest0 10.225.0.0/16
 if [ -n "${RUNTIME:-}" ]; then
   { cat profiles/ceiling/conformance.toml; printf '[[handler]]\nname = "%s"\npath = "%s"\nuser_namespaces = true\nrecursive_read_only = true\n' \
     "$RUNTIME" "$(command -v "$RUNTIME")"; } > "$t/ceiling.toml"

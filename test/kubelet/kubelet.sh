@@ -17,7 +17,7 @@ if [ "${1:-}" != --inside ]; then
   exit "$status"
 fi
 profile=$2 t=$PEN failed=0 steps=0; cri=unix://$t/p/run/postern.sock; cd "$t"
-source "$here/leaks.sh"
+source "$here/leaks.sh"; source "$here/../node.sh"
 set +e # from here on a failure is counted
 
 # step SECONDS NAME COMMAND...: again and again until it succeeds or the time is over.
@@ -45,24 +45,13 @@ kubelet() { setsid "$bin/tools/kubelet" --config "$t/kubelet.yaml" --root-dir /v
 end() { kill "$1" && wait "$1"; }
 give_up() { tail -n 15 up.log p/log/*.log; grep -E '^[EF]' kubelet.log | tail -n 10; exit 1; }
 
-mkdir manifests pki net.d; echo 'nameserver 10.99.0.1' > resolv.conf
+mkdir manifests pki; echo 'nameserver 10.99.0.1' > resolv.conf
 printf 'runtime-endpoint: "%s"\ntimeout: 30\n' "$cri" > crictl.yaml
 "$bin/test/registry" --dir "$t/registry" &
 for _ in $(seq 100); do [ -s registry/addr ] && break; sleep 0.1; done
 reg=$(cat registry/addr) image=$(cat registry/addr)/demo/signed:1 pod=default/life-penned
 printf '[[registry]]\nlocation = "%s"\ninsecure = true\n' "$reg" > registries.conf
-cat > net.d/10-pods.conflist <<N
-{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","bridge":"pods0","isGateway":true,"ipMasq":true,"hairpinMode":true,
-"ipam":{"type":"host-local","dataDir":"$t/ipam","ranges":[[{"subnet":"10.85.0.0/16"}]],"routes":[{"dst":"0.0.0.0/0"}]}},
-{"type":"portmap","capabilities":{"portMappings":true}}]}
-N
-cat > postern.toml <<C
-[image]
-registries_conf = "$t/registries.conf"
-[network]
-conf_dir = "$t/net.d"
-bin_dirs = ["/usr/lib/cni"]
-C
+node_config "$t" pods0 10.85.0.0/16
 if [ "$profile" = baseline ]; then
   mkdir -p p/etc/trust.d; cp registry/demo.pub p/etc/trust.d/
   printf 'default = "reject"\n[authorities.demo]\nkeys = ["trust.d/demo.pub"]\n[[rules]]\nscope = ["%s/**"]\nthreshold = { of = ["demo"], need = 1 }\n' "$reg" > p/etc/trust.toml

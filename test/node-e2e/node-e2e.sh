@@ -15,29 +15,18 @@ if [ "${1:-}" != --inside ]; then
   if [ -n "${KEEP:-}" ]; then echo "kept: $PEN"; else rm -rf --one-file-system "$PEN"; fi
   exit "$status"
 fi
-shift; t=$PEN crictl=$bin/tools/crictl
+shift; t=$PEN crictl=$bin/tools/crictl; source test/node.sh
 give_up() { echo "$*" >&2; tail -n 20 "$t"/*.log "$t"/p/log/*.log >&2; exit 1; }
 wait_for() { for _ in $(seq 1200); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done; give_up "timed out: $*"; }
 
-mkdir "$t/net.d" "$t/cwd"; echo 'nameserver 10.99.0.1' > "$t/resolv.conf"
+mkdir "$t/cwd"; echo 'nameserver 10.99.0.1' > "$t/resolv.conf"
 echo '10.99.0.1 penned' | cat /etc/hosts - > "$t/hosts"; mount --bind "$t/hosts" /etc/hosts
 if s=$(command -v systemd-run); then mount --bind /dev/null "$s"; fi # the suite would ask systemd, which is not the pen's, for the kubelet
 porter=$(cd test/node-e2e/tools && go list -m -f '{{.Dir}}/test/images/agnhost/porter' k8s.io/kubernetes)
 "$bin/test/node-e2e" serve --dir "$t/registry" --agnhost "$bin/test/agnhost" --porter "$porter" &
 wait_for test -s "$t/registry/addr"
 printf '[[registry]]\nprefix = "registry.k8s.io"\nlocation = "%s"\ninsecure = true\n' "$(cat "$t/registry/addr")" > "$t/registries.conf"
-cat > "$t/net.d/10-pods.conflist" <<N
-{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","bridge":"pods0","isGateway":true,"ipMasq":true,"hairpinMode":true,
-"ipam":{"type":"host-local","dataDir":"$t/ipam","ranges":[[{"subnet":"10.85.0.0/16"}]],"routes":[{"dst":"0.0.0.0/0"}]}},
-{"type":"portmap","capabilities":{"portMappings":true}}]}
-N
-cat > "$t/postern.toml" <<C
-[image]
-registries_conf = "$t/registries.conf"
-[network]
-conf_dir = "$t/net.d"
-bin_dirs = ["/usr/lib/cni"]
-C
+node_config "$t" pods0 10.85.0.0/16
 sed "s|@DIR@|$t|" "$here/kubelet.yaml" > "$t/kubelet.yaml"
 printf 'runtime-endpoint: "unix://%s/p/run/postern.sock"\ntimeout: 60\n' "$t" > "$t/crictl.yaml"
 setsid "$bin/postern" up --root "$t/p" --profile conformance --config "$t/postern.toml" > "$t/up.log" 2>&1 & up=$!
