@@ -7,11 +7,16 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime"
 
 	"github.com/postern-cri/postern/privsep/confine"
 	"github.com/postern-cri/postern/privsep/layout"
 	"github.com/postern-cri/postern/runtime/network"
 )
+
+// The kernel ties two deaths to threads: this process's to its main thread, and a
+// plugin's to the one that started it.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	if err := confine.Enter(confine.CNI, layout.ID{}, confine.Options{KeepFDs: 2}); err != nil {

@@ -18,10 +18,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/privsep/spec"
 )
@@ -60,9 +61,6 @@ type Port = spec.NetworkPort
 // then "ok" or "error <text>". It returns the exit status, 0 whenever an answer
 // was delivered.
 func Main() int {
-	// A plugin is to die with this process, which the kernel ties to the thread
-	// that started it.
-	runtime.LockOSThread()
 	in, out := os.NewFile(requestFD, "request"), os.NewFile(answerFD, "answer")
 	if in == nil || out == nil {
 		return 2
@@ -78,7 +76,10 @@ func Main() int {
 	}
 	if err == nil {
 		var r Request
-		if err = json.Unmarshal(b, &r); err == nil {
+		if err = json.Unmarshal(b, &r); err == nil && r.Op == Del {
+			err = outlive()
+		}
+		if err == nil {
 			lines, err = Do(context.Background(), &r)
 		}
 	}
@@ -86,6 +87,21 @@ func Main() int {
 		return 2
 	}
 	return 0
+}
+
+// outlive lets this process, and so its plugin, come to an end though the helper
+// dies. A plugin that is killed in the midst of a DEL leaves what it has not come
+// to: the bridge plugin knows which addresses to take from the packet filter from
+// the pod's interface, which it deletes first. An ADD dies with the helper: the
+// DEL that follows finds the whole of it. Only the main thread has the signal,
+// which is why main is tied to it; the deadlines hold without it.
+//
+// Expected: prctl(PR_SET_PDEATHSIG).
+func outlive() error {
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("outliving the helper: %w", err)
+	}
+	return nil
 }
 
 // Answer writes the lines of an answer: addresses, then how it went. No error

@@ -360,6 +360,54 @@ env > ` + n.dir + `/env; cat > ` + n.dir + `/stdin; grep Cap /proc/self/status >
 	}
 }
 
+// TestHelperDies kills who started postern-cni while a plugin is at work: an ADD is
+// cut off, a DEL is not.
+func TestHelperDies(t *testing.T) {
+	n := newNode(t)
+	bin := filepath.Join(n.dir, "bin")
+	os.Mkdir(bin, 0o755)
+	n.binDirs = []string{bin}
+	n.conf("10-test.conflist", `{"cniVersion":"1.0.0","name":"test","plugins":[{"type":"probe"}]}`)
+	script := "#!/bin/sh\necho $CNI_COMMAND > " + n.dir + "/begun\nsleep 1\necho $CNI_COMMAND > " + n.dir + "/ended\n"
+	if err := os.WriteFile(filepath.Join(bin, "probe"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	pod := n.namespace("pod")
+	for _, op := range []string{network.Add, network.Del} {
+		request := filepath.Join(n.dir, op)
+		b, _ := json.Marshal(n.request(op, pod))
+		if err := os.WriteFile(request, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// It is tied to its parent's life as the helper does it.
+		helper := exec.Command("sh", "-c", `setpriv --pdeathsig KILL "$0" 3< "$1" 4> "$1.answer" & wait`, binary, request)
+		if err := n.in(n.host, helper); err != nil {
+			t.Fatal(err)
+		}
+		want := strings.ToUpper(op) + "\n"
+		said := func(file string) bool { b, _ := os.ReadFile(n.dir + "/" + file); return string(b) == want }
+		for end := time.Now().Add(30 * time.Second); !said("begun"); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: the plugin did not begin", op)
+			}
+		}
+		helper.Process.Kill()
+		helper.Wait()
+		if op == network.Add {
+			time.Sleep(2 * time.Second)
+			if said("ended") {
+				t.Error("the plugin of an ADD went on without anyone")
+			}
+			continue
+		}
+		for end := time.Now().Add(30 * time.Second); !said("ended"); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("the plugin of a DEL was cut off")
+			}
+		}
+	}
+}
+
 // TestTimings prints what ADD and DEL cost; nothing is asserted.
 func TestTimings(t *testing.T) {
 	if os.Getenv("POSTERN_TIMINGS") == "" {
