@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -193,19 +194,22 @@ func TestChurn(t *testing.T) {
 	t.Logf("%d pods in %v", pods, time.Since(start).Round(time.Millisecond))
 
 	tr.eventually(settle, fmt.Sprintf("nothing is left of %d pods", pods), func() error {
-		after := tr.measure()
+		after, grown := tr.measure(), []error{}
 		for name, b := range before {
 			a, ok := after[name]
 			switch {
 			case !ok || a.pid != b.pid:
 				t.Fatalf("%s was started again", name)
 			case a.fds > b.fds+16: // a pool of connections may have grown; the pods have not stayed
-				return fmt.Errorf("%s: fds: before %v, after %v", name, b, a)
+				grown = append(grown, fmt.Errorf("%s: fds: before %v, after %v", name, b, a))
 			case a.threads > b.threads+8:
-				return fmt.Errorf("%s: threads: before %v, after %v", name, b, a)
+				grown = append(grown, fmt.Errorf("%s: threads: before %v, after %v", name, b, a))
 			case a.pss > b.pss+more(b):
-				return fmt.Errorf("%s: memory: before %v, after %v", name, b, a)
+				grown = append(grown, fmt.Errorf("%s: memory: before %v, after %v", name, b, a))
 			}
+		}
+		if err := errors.Join(grown...); err != nil {
+			return err
 		}
 		if n := tr.mounts(); n != mounts {
 			return fmt.Errorf("mounts: before %d, after %d", mounts, n)
