@@ -30,8 +30,9 @@ func Stand(args []string, config string, pid int, extra ...uintptr) (int, error)
 	} else if err := unix.Kill(pid, unix.SIGUSR2); err != nil {
 		return 1, fmt.Errorf("waking process %d: %w", pid, err)
 	}
+	var ws unix.WaitStatus
+	tick := time.NewTicker(200 * time.Millisecond) // nothing below leaves garbage: this waits for months
 	for asked := false; ; {
-		var ws unix.WaitStatus
 		if done, _ := unix.Wait4(-1, &ws, unix.WNOHANG, nil); done == pid {
 			return ws.ExitStatus(), nil
 		}
@@ -42,8 +43,11 @@ func Stand(args []string, config string, pid int, extra ...uintptr) (int, error)
 		case s := <-got:
 			asked = s != unix.SIGUSR2
 			unix.Kill(pid, s.(syscall.Signal))
-		case <-time.After(200 * time.Millisecond):
-			if _, err := os.Stat(cfg.Parked); err == nil && asked {
+		case <-tick.C:
+			if !asked {
+				continue
+			}
+			if _, err := os.Stat(cfg.Parked); err == nil {
 				return 0, nil
 			}
 		}
