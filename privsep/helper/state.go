@@ -123,24 +123,25 @@ func (h *Helper) load() error {
 			return err
 		}
 	}
-	err = h.each("pod", func(b []byte) error {
+	err = h.each("pod", func(id string, b []byte) error {
 		p := &pod{}
-		if err := json.Unmarshal(b, p); err != nil {
-			return err
+		err := json.Unmarshal(b, p)
+		if err == nil {
+			p.plan, err = plan.DecodePod(p.Plan)
 		}
-		if p.plan, err = plan.DecodePod(p.Plan); err != nil {
-			return err
+		if err == nil {
+			p.claims, err = plan.DecodeClaims(p.Claims)
 		}
-		if p.claims, err = plan.DecodeClaims(p.Claims); err != nil {
-			return err
+		if err != nil {
+			p = &pod{ID: id} // the plugins know by its id what they gave it
 		}
-		h.pods[p.ID] = p
-		return nil
+		h.pods[id] = p
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	err = h.each("ctr", func(b []byte) error {
+	err = h.each("ctr", func(_ string, b []byte) error {
 		c := &ctr{}
 		if err := json.Unmarshal(b, c); err != nil {
 			return err
@@ -191,8 +192,8 @@ func (h *Helper) load() error {
 }
 
 // each reads every state file of a kind. One that cannot be read (a power loss)
-// is removed: what it spoke of goes with Leftovers.
-func (h *Helper) each(kind string, use func([]byte) error) error {
+// is removed: what it spoke of goes with Leftovers, and a pod by teardown.
+func (h *Helper) each(kind string, use func(id string, b []byte) error) error {
 	dir := filepath.Join(h.StateDir, kind)
 	ents, err := os.ReadDir(dir)
 	if err != nil {
@@ -201,10 +202,11 @@ func (h *Helper) each(kind string, use func([]byte) error) error {
 	for _, e := range ents {
 		f := filepath.Join(dir, e.Name())
 		b, err := os.ReadFile(f)
-		if err == nil && strings.HasSuffix(f, ".json") {
-			err = use(b)
+		id, whole := strings.CutSuffix(e.Name(), ".json")
+		if err == nil && whole {
+			err = use(id, b)
 		}
-		if err != nil || !strings.HasSuffix(f, ".json") {
+		if err != nil || !whole {
 			log.Printf("state file %s is dropped: %v", f, err)
 			os.Remove(f)
 		}

@@ -190,10 +190,9 @@ func TestPowerLoss(t *testing.T) {
 			if err != nil || len(all) != 0 || b.w.there(c.Container) || len(b.w.pods) > 0 {
 				t.Errorf("%s, %s torn: %+v, %v, pods %v", name, torn, all, err, b.w.pods)
 			}
-			if len(b.w.nets) > 0 && torn != "pod" {
-				t.Errorf("%s: networks %v", name, b.w.nets)
+			if len(b.w.nets) > 0 {
+				t.Errorf("%s, %s torn: networks %v", name, torn, b.w.nets)
 			}
-			clear(b.w.nets)
 			if files, _ := filepath.Glob(filepath.Join(b.w.dir, "*", "*")); len(files) > 0 {
 				t.Errorf("%s: files %v", name, files)
 			}

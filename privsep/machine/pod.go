@@ -213,7 +213,7 @@ func (m *Machine) PodDelete(in helper.PodIn, out helper.PodOut) error {
 // they fail: the next try does without.
 func (m *Machine) NetworkDelete(in helper.PodIn) error {
 	var err error
-	if in.Plan == nil || in.Plan.Network == plan.NamespacePod {
+	if in.Plan == nil || in.Plan.Network != plan.NamespaceNode { // one whose plan is lost had its own, perhaps
 		n := m.network("del", in)
 		if _, serr := os.Stat(n.NetNS); serr != nil {
 			n.NetNS = ""
