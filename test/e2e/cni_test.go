@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -187,6 +188,38 @@ func TestNoNetworkYet(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestTornState: what a power cut left of the helper's file on a pod names the pod
+// no more, and still its address is given back.
+func TestTornState(t *testing.T) {
+	p := startPlugged(t)
+	if err := p.tryPod("web"); err != nil {
+		t.Fatal(err)
+	}
+	if n := p.addresses(); n != 1 {
+		t.Fatalf("%d addresses are taken, want 1", n)
+	}
+	files, err := filepath.Glob(p.root + "/lib/box/state/pod/*.json")
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	if err := os.Truncate(files[0], 100); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(p.processes()["postern-helper"][0], unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually(2*patience, "the pod's address is free", func() error {
+		if n := p.addresses(); n != 0 {
+			return fmt.Errorf("%d addresses are taken", n)
+		}
+		return nil
+	})
+	p.removePods(t)
+	if err := p.tryPod("web"); err != nil {
+		t.Errorf("the same pod again: %v", err)
+	}
 }
 
 // TestPluginHangs: it is ended, with what it started, and both the create and the
