@@ -102,6 +102,24 @@ func loaded(sys string, i apparmor.Installation) error {
 	return errors.Join(errs...)
 }
 
+// enterProfile has the next program that this thread executes start in init's
+// profile, from which every other process of ours gets to its own.
+func (n *Node) enterProfile(sys string) error {
+	if _, reachable := apparmor.Enabled(sys); !reachable {
+		return nil
+	}
+	name := apparmor.Installation{Root: n.Root}.Name("postern-init")
+	f, err := os.OpenFile("/proc/thread-self/attr/exec", os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString("exec " + name)
+		f.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("entering the AppArmor profile %s: %w", name, err)
+	}
+	return nil
+}
+
 // load has AppArmor's compiler load profiles.
 func load(path string, text []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -197,6 +198,10 @@ func (n *Node) Exec(lock *os.File) error {
 			return err
 		}
 	} else if _, err := unix.FcntlInt(3, unix.F_SETFD, 0); err != nil {
+		return err
+	}
+	runtime.LockOSThread() // the profile is entered by the thread that executes
+	if err := n.enterProfile("/sys"); err != nil {
 		return err
 	}
 	return fmt.Errorf("executing %s: %w", init, unix.Exec(init, args, []string{}))

@@ -86,6 +86,11 @@ func TestAppArmor(t *testing.T) {
 	}
 	tr.exited(byDefault, 137)
 
+	for _, l := range tr.labels() {
+		if !strings.HasPrefix(l.Label, program(l.Name)+".") || !strings.HasSuffix(l.Label, " (enforce)") {
+			t.Errorf("%s is under the profile %q", l.Name, l.Label)
+		}
+	}
 	mine := with("own", cri.SecurityProfile_Localhost, "postern-e2e")
 	mine.Args = []string{"trap 'exit 7' TERM; while :; do sleep 1; done"}
 	own := tr.create(pod, p, mine)
