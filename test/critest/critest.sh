@@ -63,7 +63,8 @@ fi
 wait_for "$crictl" -c "$t/crictl.yaml" version
 "$crictl" -c "$t/crictl.yaml" version
 
-mkdir "$t/tmp"; export TMPDIR=$t/tmp PATH=$bin/tools:$PATH; chmod 711 "$t/tmp"
+mkdir "$t/tmp" "$t/bin"; export TMPDIR=$t/tmp PATH=$bin/tools:$t/bin:$PATH; chmod 711 "$t/tmp"
+printf '#!/bin/sh\nexec "$@"\n' > "$t/bin/sudo"; chmod 755 "$t/bin/sudo" # the AppArmor specs load their profiles by it; this is root already
 parallel=(); [ "${PARALLEL:-1}" = 1 ] || parallel=(-parallel "$PARALLEL")
 set +e
 "$bin/tools/critest" -config "$t/crictl.yaml" -runtime-endpoint "unix://$t/p/run/postern.sock" -image-endpoint "unix://$t/p/run/postern.sock" \

@@ -10,6 +10,8 @@ focus=${FOCUS:-'AppArmor|SELinux|runtime should support (starting container|exec
 bad=0
 for lsm in "${lsms[@]}"; do
   echo "== critest with $lsm: $focus"
-  VM_LIMIT="${VM_LIMIT:-14400}" test/vm/vm.sh -l "$lsm" unshare --mount --net --propagation slave -- test/critest/critest.sh --inside -ginkgo.focus "$focus" || bad=1
+  VM_LIMIT="${VM_LIMIT:-14400}" test/vm/vm.sh -l "$lsm" bash -c '
+    unshare --mount --net --propagation slave -- test/critest/critest.sh --inside -ginkgo.timeout 4h -ginkgo.focus "$1"; s=$?
+    [ $s = 0 ] || cat /tmp/postern-critest.log; test/vm/denials.sh; exit $s' critest "$focus" || bad=1
 done
 exit $bad

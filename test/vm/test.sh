@@ -15,14 +15,9 @@ done
 export POSTERN_SLOW="${POSTERN_SLOW:-15}"; export VM_LIMIT="${VM_LIMIT:-3600}"
 exec test/vm/vm.sh -l "${LSM:-apparmor}" bash -c '
   [ ! -e /sys/kernel/security/apparmor ] || apparmor_parser -Krq profiles/apparmor/postern-default
-  denials() { # what SELinux and AppArmor refused, each kind once
-    dmesg -c > /run/dmesg
-    sed -nE "s/.*avc: +denied +\{ (.*) \} .*comm=\"([^\"]*)\"(.*)scontext=[^:]*:[^:]*:([^:]*).*tcontext=[^:]*:[^:]*:([^:]*).*tclass=(\w+).*/\4 \5 \6 { \1 } \2/p;
-      s/.*apparmor=\"DENIED\" (.*) pid=[0-9]+ (.*)/\1 \2/p" /run/dmesg | sort | uniq -c
-  }
   bad=0; out=$PWD/'"$out"'
   for p in "$@"; do
     start=$SECONDS; echo "== $p"
     if [ "$p" = demo ]; then test/demo/demo.sh; else (cd "$p" && "$out/${p//\//-}" -test.timeout 1h ${POSTERN_RUN:+-test.run "$POSTERN_RUN"} ${POSTERN_VERBOSE:+-test.v}); fi
-    s=$?; [ $s = 0 ] && [ -z "${POSTERN_VERBOSE:-}" ] || denials; [ $s = 0 ] || bad=1; echo "== $p: exit $s after $((SECONDS - start)) s"
+    s=$?; [ $s = 0 ] && [ -z "${POSTERN_VERBOSE:-}" ] || test/vm/denials.sh; [ $s = 0 ] || bad=1; echo "== $p: exit $s after $((SECONDS - start)) s"
   done; exit $bad' test "${pkgs[@]}"
