@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -148,7 +149,7 @@ func (t *Tree) turn(args []string) bool {
 			t.stopping = true
 			if t.cfg.KillAll {
 				for pid := range t.watches {
-					unix.Kill(pid, unix.SIGKILL)
+					end(pid)
 				}
 			}
 		}
@@ -294,6 +295,17 @@ func (t *Tree) ended(s *slot, pid int, ws unix.WaitStatus) {
 		s.next = time.Now().Add(min(maxDelay, 50*time.Millisecond<<min(s.fails, 10)))
 	}
 	t.logf("%s (pid %d) ended after %s: exit %d, signal %d", s.Name, pid, lived.Round(time.Millisecond), ws.ExitStatus(), ws.Signal())
+}
+
+// end kills a container. Its AppArmor profile may take no signals from here: the
+// kernel asks none where it kills a cgroup.
+func end(pid int) {
+	if unix.Kill(pid, unix.SIGKILL) != nil {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		if dir, ok := strings.CutPrefix(string(b), "0::/"); ok { // with v1, containers choose what is before that
+			_ = os.WriteFile("/sys/fs/cgroup/"+strings.TrimSpace(dir)+"/cgroup.kill", []byte("1"), 0)
+		}
+	}
 }
 
 // stop ends the daemons one after another, the last one first: nobody loses the

@@ -101,7 +101,7 @@ func (t *Tree) orphan(pid int, w *watch) {
 	err := unix.IoctlPidfdInfo(w.PIDFD, &info)
 	ws := unix.WaitStatus(info.Exit_code)
 	if err != nil || info.Mask&unix.PIDFD_INFO_EXIT == 0 {
-		if unix.Kill(pid, 0) == nil {
+		if unix.Kill(pid, 0) != unix.ESRCH { // it may be one whose AppArmor profile takes no signals
 			return // still to be reaped, here or by its parent
 		}
 		ws = unknownStatus

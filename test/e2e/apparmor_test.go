@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -38,7 +41,7 @@ func TestAppArmor(t *testing.T) {
 		// As abstractions/base has it: nothing of ours is named.
 		" signal (receive) peer=unconfined,\n signal peer=postern-e2e,\n deny /etc/forbidden w,\n}\n")
 	load(t, "postern-e2e-complains", "profile postern-e2e-complains flags=(attach_disconnected,complain) {\n file,\n}\n")
-	tr := startTree(t, "baseline", "")
+	tr := startTree(t, "baseline", "[stop]\non_stop = \"kill\"\n")
 	tr.pull()
 	p := tr.podConfig("apparmor")
 	pod := tr.runPod(p)
@@ -118,6 +121,27 @@ func TestAppArmor(t *testing.T) {
 		_, err := tr.rt.CreateContainer(ctx(t), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c.cfg, SandboxConfig: p})
 		wantError(t, err, c.code, c.say)
 	}
+
+	last := with("last", cri.SecurityProfile_Localhost, "postern-e2e") // which takes no signal of init
+	last.Args = []string{"while :; do sleep 1; done # " + tr.root + "/last"}
+	tr.start(tr.create(pod, p, last))
+	lives := func() error {
+		all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, f := range all {
+			if b, err := os.ReadFile(f); err == nil && strings.HasSuffix(string(b), tr.root+"/last\x00") {
+				return fmt.Errorf("%s lives", f)
+			}
+		}
+		return nil
+	}
+	if lives() == nil {
+		t.Error("the container to be killed does not live")
+	}
+	tr.stop()
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.procs"); err == nil { // version 1 has nothing to kill it with
+		tr.eventually(10*time.Second, "the container is killed", lives)
+	}
+	tr.up("baseline")
 }
 
 // TestAppArmorAlone: where a wide ceiling has opened everything else, the default
