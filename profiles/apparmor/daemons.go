@@ -20,6 +20,7 @@ const common = `/proc/{self,thread-self,[0-9]*}/{fd/,status,stat,maps,cgroup,mou
   /dev/{null,urandom} rw,
   /etc/localtime r,
   /usr/share/zoneinfo/** r,
+  deny network inet raw,
   deny /etc/shadow rw,
   deny /etc/passwd w,
   deny /proc/1/environ r,`
