@@ -62,7 +62,6 @@ bin/tools/kubelet: test/kubelet/go.mod
 	@mkdir -p bin/tools; echo "building the kubelet (pinned in test/kubelet/go.mod)"
 	cd test/kubelet && $(GO) build -ldflags '$(KUBE_VERSION)' -o ../../bin/tools/kubelet k8s.io/kubernetes/cmd/kubelet
 test-kubelet: build deps-run tools testbin bin/tools/kubelet
-	@test/install.sh kubelet
 	cd test/kubelet && $(GO) build -o ../../bin/test/kubeletctl .
 	@for p in $(KUBELET_PROFILES); do test/kubelet/kubelet.sh $$p || exit 1; done
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # install.sh GROUP...  Installs, on Debian 12 as root, the packages that a make target needs, and says which and why.
-# Groups: build (compile), run (demo, tests), vm (the emulated machine), bench (the peer), critest, node-e2e, kubelet, fuzz. What is there already is left alone.
+# Groups: build (compile), run (demo, tests), vm (the emulated machine), bench (the peer), critest, node-e2e, fuzz. What is there already is left alone.
 set -euo pipefail
 declare -A why=(
   [gcc]="compiles postern-launch (cgo)" [libc6-dev]="compiles postern-launch (cgo)" [pkg-config]="finds libseccomp"
@@ -10,18 +10,17 @@ declare -A why=(
   [iproute2]="network namespaces of the tests" [procps]="ps in the demo" [util-linux]="unshare, flock" [curl]="port-forward check of the demo"
   [crun]="an OCI runtime that a RuntimeClass names in the tests" [runc]="another one"
   [nginx-light]="content of the suites' images" [apache2-bin]="content of critest's images"
-  [dbus-daemon]="system bus of the kubelet's test" [systemd]="logind, which asks the kubelet before a node goes down"
+  [dbus-daemon]="system bus of the tests with systemd" [systemd]="makes cgroups in the tests; its logind asks the kubelet before a node goes down"
   [git]="module checks" [qemu-system-x86]="emulates a machine with cgroup v2 and AppArmor" [cpio]="packs its initial file system"
   [e2fsprogs]="makes its disk" [kmod]="finds its kernel modules" [apparmor]="loads AppArmor profiles there"
   [bzip2]="unpacks Debian's SELinux policy")
 declare -A group=(
   [build]="gcc libc6-dev pkg-config libseccomp-dev"
-  [run]="containernetworking-plugins iptables busybox-static iproute2 procps util-linux curl crun runc"
+  [run]="containernetworking-plugins iptables busybox-static iproute2 procps util-linux curl crun runc dbus-daemon systemd"
   [vm]="qemu-system-x86 busybox-static cpio kmod e2fsprogs apparmor bzip2"
   [bench]="containernetworking-plugins iptables busybox-static iproute2 util-linux"
   [critest]="containernetworking-plugins iptables busybox-static iproute2 util-linux procps nginx-light apache2-bin"
   [node-e2e]="bash-static netcat-openbsd curl iproute2 procps util-linux nginx-light"
-  [kubelet]="dbus-daemon systemd"
   [fuzz]="")
 # Containers run under an AppArmor profile where there is AppArmor, and it has to be loaded.
 [ ! -e /sys/kernel/security/apparmor ] || group[run]+=" apparmor"

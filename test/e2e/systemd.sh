@@ -26,15 +26,25 @@ if [ "$dir" != --inside ]; then
   printf '%q ' "$@" > "$dir/command"
   printf '[Unit]\nWants=job.service\n' > "$dir/default.target"
   for u in sysinit basic shutdown; do printf '[Unit]\nDefaultDependencies=no\n' > "$dir/$u.target"; done
+  # A bus: some programs ask systemd by it alone.
+  cat > "$dir/bus.conf" <<B
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><policy context="default">
+<allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>
+B
+  printf '[Unit]\nDefaultDependencies=no\n[Socket]\nListenStream=/run/dbus/system_bus_socket\n' > "$dir/dbus.socket"
+  printf '[Unit]\nDefaultDependencies=no\nRequires=dbus.socket\n[Service]\nExecStart=/usr/bin/dbus-daemon --config-file=%s --address=systemd: --nofork --nopidfile\n' "$dir/bus.conf" > "$dir/dbus.service"
   cat > "$dir/job.service" <<U
 [Unit]
 DefaultDependencies=no
+Requires=dbus.service
+After=dbus.service
 SuccessAction=exit-force
 FailureAction=exit-force
 [Service]
 Type=oneshot
 TimeoutStartSec=infinity
-ExecStart=/usr/bin/unshare --mount /bin/bash -c 'umount /proc/sys; cd $PWD; . $dir/command > $dir/out 2>&1; echo \$? > $dir/status'
+ExecStart=/usr/bin/unshare --mount /bin/bash -c 'umount /proc/sys; cd $PWD; until busctl status org.freedesktop.systemd1; do sleep 0.1; done >/dev/null 2>&1; . $dir/command > $dir/out 2>&1; echo \$? > $dir/status'
 U
   # In a subshell, so that the cleaning is not itself in what is to be removed.
   ( for h in "${roots[@]}"; do echo $BASHPID > "$h/$name/cgroup.procs"; done
@@ -48,10 +58,10 @@ U
 fi
 dir=$1
 mount -t proc proc /proc; mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys
-mount -t tmpfs -o mode=755 t /run
+mount -t tmpfs -o mode=755 t /run; mount --bind /dev/null /dev/console # systemd would tell there how far it is
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-  mount -t cgroup2 c /sys/fs/cgroup
-  until [ "$(wc -l < /sys/fs/cgroup/cgroup.procs)" = 1 ]; do sleep 0.02; done
+  umount /sys/fs/cgroup; mount -t cgroup2 c /sys/fs/cgroup # not over itself: the kernel refuses that
+  while mapfile -t procs < /sys/fs/cgroup/cgroup.procs; [ ${#procs[@]} != 1 ]; do sleep 0.02; done # one, and no fork of it
 else
   mkdir /run/cg; mount -t tmpfs -o mode=755 t /run/cg
   for h in /sys/fs/cgroup/*/cgroup.procs; do

@@ -24,7 +24,11 @@ const underSystemd = "POSTERN_E2E_SYSTEMD"
 func TestRuntimesInSlices(t *testing.T) {
 	if os.Getenv(underSystemd) != "" {
 		tr := startSystemd(t)
-		for _, handler := range []string{"", "runc"} { // crun wants a bus beside systemd
+		handlers := []string{"", "runc"}
+		if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+			handlers = append(handlers, "crun") // 1.8.1 cannot set the device rules of a scope on v1
+		}
+		for _, handler := range handlers {
 			tr.slice(handler)
 		}
 		tr.noSlice()
@@ -32,9 +36,6 @@ func TestRuntimesInSlices(t *testing.T) {
 	}
 	if os.Getuid() != 0 {
 		t.Skip("needs root: namespaces, cgroups, mounts")
-	}
-	if _, err := os.Stat("/lib/systemd/systemd"); err != nil {
-		t.Skipf("needs systemd: %v", err)
 	}
 	dir := t.TempDir()
 	self, err := os.Executable()
