@@ -30,7 +30,7 @@ const (
 )
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == machine.PauseArg {
+	if len(os.Args) == 3 && os.Args[1] == machine.PauseArg {
 		machine.Pause()
 	}
 	log.SetFlags(0)

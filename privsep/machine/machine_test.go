@@ -34,7 +34,7 @@ const inside = "POSTERN_MACHINE_INSIDE"
 var binDir string
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == PauseArg {
+	if len(os.Args) == 3 && os.Args[1] == PauseArg {
 		Pause()
 	}
 	if os.Getuid() != 0 {

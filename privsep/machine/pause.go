@@ -30,8 +30,9 @@ const PauseArg = "pause"
 const nobody = 65534
 
 // startPause starts a pause process in a new PID namespace. It exits by itself
-// where we die before it is written down.
-func (m *Machine) startPause(dir string, p *plan.PodPlan) (helper.Proc, error) {
+// where we die before it is written down. label is the SELinux label of the pod's
+// files, "" where there are none: containers of the pod see what is mounted there.
+func (m *Machine) startPause(dir, label string, p *plan.PodPlan) (helper.Proc, error) {
 	var none helper.Proc
 	self, err := m.copySelf()
 	if err != nil {
@@ -56,7 +57,7 @@ func (m *Machine) startPause(dir string, p *plan.PodPlan) (helper.Proc, error) {
 		attr.Credential = &syscall.Credential{} // its root
 	}
 	cmd := &exec.Cmd{
-		Path: fmt.Sprintf("/proc/self/fd/%d", self.Fd()), Args: []string{"pause", PauseArg}, Env: []string{}, Dir: "/",
+		Path: fmt.Sprintf("/proc/self/fd/%d", self.Fd()), Args: []string{"pause", PauseArg, label}, Env: []string{}, Dir: "/",
 		ExtraFiles: []*os.File{theirs, ready}, SysProcAttr: attr,
 	}
 	if err := cmd.Start(); err != nil {
@@ -193,11 +194,15 @@ func pause() error {
 	// The empty root is mounted over /proc because that is always there and
 	// everybody may enter it.
 	const empty = "/proc"
+	options := "size=4k"
+	if label := os.Args[2]; label != "" {
+		options += `,context="` + label + `"`
+	}
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	for _, step := range []func() error{
 		func() error { return unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, "") },
 		func() error {
-			return unix.Mount("pause", empty, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, "size=4k")
+			return unix.Mount("pause", empty, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, options)
 		},
 		func() error { return unix.Chdir(empty) },
 		func() error { return unix.PivotRoot(".", ".") },

@@ -46,7 +46,7 @@ func (m *Machine) PodCreate(in helper.PodIn) (out helper.PodOut, err error) {
 	ownNet, ownIPC, shared := p.Network == plan.NamespacePod, p.IPC == plan.NamespacePod, p.PID == plan.NamespacePod
 	o := netns.Options{Net: ownNet, IPC: ownIPC, Hostname: p.Hostname, Sysctls: p.Sysctls}
 	if shared || p.UserNS {
-		if out.Pause, err = m.startPause(dir, p); err != nil {
+		if out.Pause, err = m.startPause(dir, files, p); err != nil {
 			return out, err
 		}
 	}

@@ -126,6 +126,18 @@ func TestSELinux(t *testing.T) {
 			t.Errorf("%s has not the label of its container:\n%s", at, mounts)
 		}
 	}
+	// Process 1 of a shared PID namespace is ours, and shows what is labelled as the pod.
+	shared := tr.podConfig("shared")
+	shared.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
+	c := tr.ctrConfig("shared", "exec sleep 1000")
+	c.Linux.SecurityContext.NamespaceOptions = shared.Linux.SecurityContext.NamespaceOptions
+	in := tr.create(tr.runPod(shared), shared, c)
+	tr.start(in)
+	own, _ := tr.exec(in, "cat", "/proc/self/attr/current")
+	level := regexp.MustCompile(`:container_t:(s0:c\d+,c\d+)`).FindStringSubmatch(own)
+	if out, _ := tr.exec(in, "cat", "/proc/1/mountinfo"); level == nil || !strings.Contains(out, `,context="system_u:object_r:container_file_t:`+level[1]+`",`) {
+		t.Errorf("a container with the label %q sees process 1 with the mounts\n%s", own, out)
+	}
 	for script, works := range map[string]bool{
 		"echo x > /file && cat /file /etc/hosts && cp /bin/busybox /busybox && /busybox true": true,
 		"echo x > /dev/shm/file && cat /dev/shm/file":                                         true,
