@@ -89,7 +89,7 @@ test-vm: build deps-run tools testbin
 
 # What each LSM alone holds: profiles of our own processes, labels of containers.
 test-lsm: build deps-run tools testbin
-	@POSTERN_RUN='TestAppArmor|TestPodOptions' LSM=apparmor test/vm/test.sh test/undo test/e2e
+	@POSTERN_RUN='TestAppArmor|TestPodOptions|TestStatistics' LSM=apparmor test/vm/test.sh test/undo test/e2e
 	@POSTERN_RUN='TestSELinux' LSM=selinux test/vm/test.sh test/undo test/e2e
 critest-vm: build deps-run
 	@test/vm/critest.sh
