@@ -174,20 +174,25 @@ func TestConcurrency(t *testing.T) {
 	var mu sync.Mutex
 	now, most := 0, 0
 	h := newHelper(t, func(head wire.Header, body []byte, _ []int) ([]byte, []int) {
-		mu.Lock()
-		now++
-		most = max(most, now)
-		mu.Unlock()
-		time.Sleep(time.Millisecond)
-		mu.Lock()
-		now--
-		mu.Unlock()
 		q := &wire.CtrUsageRequest{}
 		if err := wire.Decode(body, q); err != nil {
 			t.Error(err)
 		}
 		var n uint64
 		fmt.Sscanf(q.Container, "%x", &n)
+		counts := n/100%4 != 0 // one that is cancelled may be at work in the helper still, while its place is another's
+		if counts {
+			mu.Lock()
+			now++
+			most = max(most, now)
+			mu.Unlock()
+		}
+		time.Sleep(time.Millisecond)
+		if counts {
+			mu.Lock()
+			now--
+			mu.Unlock()
+		}
 		return encode(t, head, &wire.CtrUsageAnswer{Bytes: n}), nil
 	})
 	c := dial(t, h)
@@ -211,7 +216,7 @@ func TestConcurrency(t *testing.T) {
 	wg.Wait()
 	mu.Lock()
 	defer mu.Unlock()
-	if most > maxConns+10 { // a cancelled one may still be at work in the helper
+	if most > maxConns {
 		t.Errorf("%d requests at once", most)
 	}
 	if len(c.idle) > 2 {
