@@ -77,9 +77,12 @@ func (o *operation) kernelMounts() []*configs.Mount {
 		{Source: "tmpfs", Destination: "/dev", Device: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_STRICTATIME, Data: "mode=755,size=65536k"},
 		{Source: "devpts", Destination: "/dev/pts", Device: "devpts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC,
 			Data: "newinstance,ptmxmode=0666,mode=0620" + o.ttyGroup()},
-		{Source: "mqueue", Destination: "/dev/mqueue", Device: "mqueue", Flags: noAll},
 		{Source: "sysfs", Destination: "/sys", Device: "sysfs", Flags: noAll | readOnly},
 		{Source: "cgroup", Destination: "/sys/fs/cgroup", Device: "cgroup", Flags: noAll | unix.MS_RELATIME | readOnly},
+	}
+	// In a user namespace its root is the machine's root's, and nobody there may give it a label.
+	if o.Files == "" || !o.Namespaces.NewUser && o.Namespaces.User == "" {
+		list = append(list, &configs.Mount{Source: "mqueue", Destination: "/dev/mqueue", Device: "mqueue", Flags: noAll})
 	}
 	if o.Namespaces.HostIPC {
 		return append(list, &configs.Mount{Source: "/dev/shm", Destination: "/dev/shm", Device: "bind",

@@ -131,7 +131,7 @@ func TestPodOptions(t *testing.T) {
 	pod = tr.runPod(p)
 	ctr = tr.sleeper(pod, p, "c", func(c *cri.ContainerConfig) {
 		c.Linux.SecurityContext.NamespaceOptions = p.Linux.SecurityContext.NamespaceOptions
-		c.Mounts = []*cri.Mount{{ContainerPath: "/vol", HostPath: dir, UidMappings: mapping(), GidMappings: mapping()}}
+		c.Mounts = []*cri.Mount{{ContainerPath: "/vol", HostPath: dir, SelinuxRelabel: true, UidMappings: mapping(), GidMappings: mapping()}}
 	})
 	tr.has(ctr, "user namespace", "cat /proc/self/uid_map; touch /vol/new; stat -c %u:%g /vol/of-root /vol/new /bin/sh", "0    1048576      65536\n0:0\n0:0\n0:0\n")
 	if uid := owner(t, dir+"/new"); uid != 0 {
@@ -181,7 +181,7 @@ func TestAutoUserNamespace(t *testing.T) {
 		tr.write(volume+"/file", "x")
 		ctr := tr.sleeper(pod, p, "c", func(c *cri.ContainerConfig) {
 			c.Linux.SecurityContext.NamespaceOptions = p.Linux.SecurityContext.NamespaceOptions
-			c.Mounts = []*cri.Mount{{ContainerPath: "/vol", HostPath: volume}}
+			c.Mounts = []*cri.Mount{{ContainerPath: "/vol", HostPath: volume, SelinuxRelabel: true}}
 		})
 		out, _ := tr.exec(ctr, "cat", "/proc/self/uid_map")
 		maps = append(maps, strings.Join(strings.Fields(out), " "))
