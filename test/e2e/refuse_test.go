@@ -118,6 +118,7 @@ func TestFailClosed(t *testing.T) {
 			for _, pid := range tr.processes()[daemon] {
 				syscall.Kill(pid, syscall.SIGSTOP)
 				defer syscall.Kill(pid, syscall.SIGCONT)
+				tr.eventually(10*time.Second, daemon+" stands still", func() error { return stopped(pid) })
 			}
 			if _, err := tr.rt.RunPodSandbox(ctx(t), &cri.RunPodSandboxRequest{Config: tr.podConfig("after")}); err == nil {
 				t.Errorf("a pod was created without %s", daemon)
@@ -145,6 +146,25 @@ func TestFailClosed(t *testing.T) {
 			})
 		})
 	}
+}
+
+// stopped says which thread of a process has not taken its SIGSTOP yet: until then
+// it may answer.
+func stopped(pid int) error {
+	all, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(all) == 0 {
+		return fmt.Errorf("no threads of process %d: %v", pid, err)
+	}
+	for _, f := range all {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return err
+		}
+		if _, state, _ := strings.Cut(string(b), ") "); !strings.HasPrefix(state, "T") {
+			return fmt.Errorf("%s: %.1s", f, state)
+		}
+	}
+	return nil
 }
 
 // TestBrokenCNI: a pod is torn down although its network plugin is gone.
