@@ -121,7 +121,7 @@ func (o *operation) config() (*configs.Config, error) {
 // namespace unless it is privileged.
 func (o *operation) namespaces(cfg *configs.Config) error {
 	n := &o.Namespaces
-	user := n.NewUser || n.User != ""
+	user := o.ownUsers()
 	for _, ns := range []struct {
 		kind configs.NamespaceType
 		path string

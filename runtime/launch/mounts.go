@@ -81,7 +81,7 @@ func (o *operation) kernelMounts() []*configs.Mount {
 		{Source: "cgroup", Destination: "/sys/fs/cgroup", Device: "cgroup", Flags: noAll | unix.MS_RELATIME | readOnly},
 	}
 	// In a user namespace its root is the machine's root's, and nobody there may give it a label.
-	if o.Files == "" || !o.Namespaces.NewUser && o.Namespaces.User == "" {
+	if o.Files == "" || !o.ownUsers() {
 		list = append(list, &configs.Mount{Source: "mqueue", Destination: "/dev/mqueue", Device: "mqueue", Flags: noAll})
 	}
 	if o.Namespaces.HostIPC {
@@ -92,10 +92,13 @@ func (o *operation) kernelMounts() []*configs.Mount {
 		Data: fmt.Sprintf("mode=1777,size=%d", shmBytes)})
 }
 
+// ownUsers says whether the container is in a user namespace other than the machine's.
+func (o *operation) ownUsers() bool { return o.Namespaces.NewUser || o.Namespaces.User != "" }
+
 // ttyGroup gives terminals to group tty, where that group exists inside.
 func (o *operation) ttyGroup() string {
 	const tty = 5
-	if !o.Namespaces.NewUser && o.Namespaces.User == "" {
+	if !o.ownUsers() {
 		return fmt.Sprintf(",gid=%d", tty)
 	}
 	for _, m := range o.GIDs {
