@@ -83,7 +83,7 @@ func (s *Server) findImage(ctx context.Context, ref string) (Image, error) {
 // node's, whatever they say.
 func (s *Server) checkSpec(field string, i *cri.ImageSpec) error {
 	if h := i.GetRuntimeHandler(); !s.hasHandler(h) {
-		return invalid("%s.runtime_handler: unknown handler %q: use \"\", or give it a [[handler]] in ceiling.toml", field, clip(h, 256))
+		return invalid("%s."+unknownHandler, field, clip(h, 256))
 	}
 	return nil
 }

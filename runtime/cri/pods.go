@@ -97,9 +97,11 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest)
 	return &cri.RunPodSandboxResponse{PodSandboxId: id}, nil
 }
 
+const unknownHandler = `runtime_handler: unknown handler %q: use "", or give it a [[handler]] in ceiling.toml`
+
 func (s *Server) checkHandler(name string) error {
 	if !s.hasHandler(name) {
-		return status.Errorf(codes.NotFound, "runtime_handler: unknown handler %q: use \"\", or give it a [[handler]] in ceiling.toml", clip(name, 256))
+		return status.Errorf(codes.NotFound, unknownHandler, clip(name, 256))
 	}
 	return nil
 }

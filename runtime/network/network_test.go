@@ -386,11 +386,14 @@ func TestHelperDies(t *testing.T) {
 		}
 		want := strings.ToUpper(op) + "\n"
 		said := func(file string) bool { b, _ := os.ReadFile(n.dir + "/" + file); return string(b) == want }
-		for end := time.Now().Add(30 * time.Second); !said("begun"); time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("%s: the plugin did not begin", op)
+		await := func(file, not string) {
+			for end := time.Now().Add(30 * time.Second); !said(file); time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("%s: the plugin %s", op, not)
+				}
 			}
 		}
+		await("begun", "did not begin")
 		helper.Process.Kill()
 		helper.Wait()
 		if op == network.Add {
@@ -400,11 +403,7 @@ func TestHelperDies(t *testing.T) {
 			}
 			continue
 		}
-		for end := time.Now().Add(30 * time.Second); !said("ended"); time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatal("the plugin of a DEL was cut off")
-			}
-		}
+		await("ended", "was cut off")
 	}
 }
 
