@@ -52,9 +52,15 @@ staticcheck: deps-build
 check: format vet staticcheck
 	$(GO) test -count=1 ./test/repo/... ./policy/rego/...
 
+# What each LSM alone holds: profiles of our own processes, labels of containers. Two emulated machines, about five minutes each.
+define test_lsm
+@POSTERN_RUN='TestAppArmor|TestPodOptions' LSM=apparmor test/vm/test.sh test/undo test/e2e
+@POSTERN_RUN='TestSELinux' LSM=selinux test/vm/test.sh test/undo test/e2e
+endef
+
 test: build deps-run tools testbin check
 	test/test.sh
-	@$(MAKE) -s test-lsm
+	$(test_lsm)
 
 # A real kubelet on Postern (docs/KUBELET.md), once a profile. Not part of make test: compiling a kubelet takes its time.
 KUBELET_PROFILES ?= baseline conformance
@@ -88,10 +94,8 @@ test-churn: build deps-run tools testbin
 test-vm: build deps-run tools testbin
 	@test/vm/test.sh
 
-# What each LSM alone holds: profiles of our own processes, labels of containers. Two emulated machines, about five minutes each.
 test-lsm: build deps-run tools testbin
-	@POSTERN_RUN='TestAppArmor|TestPodOptions' LSM=apparmor test/vm/test.sh test/undo test/e2e
-	@POSTERN_RUN='TestSELinux' LSM=selinux test/vm/test.sh test/undo test/e2e
+	$(test_lsm)
 critest-vm: build deps-run
 	@test/vm/critest.sh
 

@@ -1,4 +1,5 @@
-# node.sh  Sourced by the scripts that run a whole node.
+# node.sh  Sourced by the scripts that run a whole node, or a part of one.
+# bus_config FILE  makes the configuration of a system bus at its usual place, where everybody may do everything.
 # node_config DIR BRIDGE SUBNET  makes DIR/net.d (a bridge, addresses from SUBNET, host ports) and DIR/postern.toml, which names it
 # and DIR/registries.conf.
 node_config() {
@@ -15,4 +16,11 @@ registries_conf = "$1/registries.conf"
 conf_dir = "$1/net.d"
 bin_dirs = ["/usr/lib/cni"]
 C
+}
+bus_config() {
+  cat > "$1" <<B
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><policy context="default">
+<allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>
+B
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # systemd.sh DIR PROGRAM ARGS...  Runs PROGRAM as a service of a systemd that is the first process of a PID and a cgroup namespace of
 # its own: output in DIR/out, exit status in DIR/status. The machine keeps its cgroups' layout, settings and names.
-set -euo pipefail
+set -euo pipefail; source "${0%/*}/../node.sh"
 dir=$1; shift
 if [ "$dir" != --inside ]; then
   roots=(); [ -e /sys/fs/cgroup/cgroup.controllers ] && roots=(/sys/fs/cgroup) || for h in /sys/fs/cgroup/*/cgroup.procs; do [ -h "${h%/*}" ] || roots+=("${h%/*}"); done
@@ -27,11 +27,7 @@ if [ "$dir" != --inside ]; then
   printf '[Unit]\nWants=job.service\n' > "$dir/default.target"
   for u in sysinit basic shutdown; do printf '[Unit]\nDefaultDependencies=no\n' > "$dir/$u.target"; done
   # A bus: some programs ask systemd by it alone.
-  cat > "$dir/bus.conf" <<B
-<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><policy context="default">
-<allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>
-B
+  bus_config "$dir/bus.conf"
   printf '[Unit]\nDefaultDependencies=no\n[Socket]\nListenStream=/run/dbus/system_bus_socket\n' > "$dir/dbus.socket"
   printf '[Unit]\nDefaultDependencies=no\nRequires=dbus.socket\n[Service]\nExecStart=/usr/bin/dbus-daemon --config-file=%s --address=systemd: --nofork --nopidfile\n' "$dir/bus.conf" > "$dir/dbus.service"
   cat > "$dir/job.service" <<U

@@ -61,11 +61,7 @@ sed "s|@CRI@|$cri|; s|@DIR@|$t|; s|@FEATURES@|${FEATURES:+, $FEATURES}|" "$here/
 # A system bus and a logind of the pen's own: who holds its lock is asked before the node goes down. It knows no power switch.
 mkdir -p /run/dbus /run/systemd/logind.conf.d; export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/dbus/system_bus_socket
 printf '[Login]\nInhibitDelayMaxSec=60\nNAutoVTs=0\nReserveVT=0\n' > /run/systemd/logind.conf.d/pen.conf
-cat > bus.conf <<B
-<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig><type>system</type><listen>$DBUS_SYSTEM_BUS_ADDRESS</listen><policy context="default">
-<allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>
-B
+bus_config bus.conf
 dbus-daemon --config-file="$t/bus.conf" --nofork > bus.log 2>&1 &
 locks() { systemd-inhibit --list --no-legend --no-pager; }
 for _ in $(seq 100); do [ -S /run/dbus/system_bus_socket ] && break; sleep 0.1; done
