@@ -33,10 +33,10 @@ var baseLabels = []string{"id", "name", "image", "container", "pod", "namespace"
 
 func (s *Server) sampleGroup(labels []string, cgroup string) *sample {
 	m := &sample{labels: labels, now: time.Now()}
-	if v, err := s.cgroups.CPU(cgroup); err == nil {
+	if v, err := s.cgroups.AllCPU(cgroup); err == nil {
 		m.cpu = &v
 	}
-	if v, err := s.cgroups.Memory(cgroup); err == nil {
+	if v, err := s.cgroups.AllMemory(cgroup); err == nil {
 		m.mem = &v
 	}
 	if v, err := s.cgroups.OOMKills(cgroup); err == nil {

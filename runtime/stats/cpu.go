@@ -9,12 +9,14 @@ type CPU struct {
 	Some, Full                         *Pressure
 }
 
-// CPU reads the processor time of a cgroup.
-func (c *Cgroups) CPU(cgroup string) (CPU, error) {
+// CPU reads the processor time of a cgroup, and the pressure. With version 1 the
+// rest stays zero: each counter is a file, and the kubelet asks for all containers
+// every few seconds.
+func (c *Cgroups) CPU(cgroup string) (u CPU, err error) {
 	if !c.v2 {
-		return c.cpu1(cgroup)
+		u.UsageNanos, err = c.number("cpuacct", cgroup, "cpuacct.usage")
+		return u, err
 	}
-	var u CPU
 	t, err := c.table("", cgroup, "cpu.stat")
 	if err != nil {
 		return u, err
@@ -26,8 +28,10 @@ func (c *Cgroups) CPU(cgroup string) (CPU, error) {
 	return u, nil
 }
 
-func (c *Cgroups) cpu1(cgroup string) (u CPU, err error) {
-	if u.UsageNanos, err = c.number("cpuacct", cgroup, "cpuacct.usage"); err != nil {
+// AllCPU reads every counter, for metrics.
+func (c *Cgroups) AllCPU(cgroup string) (CPU, error) {
+	u, err := c.CPU(cgroup)
+	if err != nil || c.v2 {
 		return u, err
 	}
 	u.UserNanos, _ = c.number("cpuacct", cgroup, "cpuacct.usage_user")

@@ -19,14 +19,15 @@ type Memory struct {
 	Some, Full               *Pressure
 }
 
-// Memory reads the memory counters of a cgroup.
+// Memory reads the memory counters of a cgroup but for the peak, the kernel's and
+// the failures.
 func (c *Cgroups) Memory(cgroup string) (Memory, error) {
 	var m Memory
 	var err error
-	usage, limit, peak, prefix := "memory.usage_in_bytes", "memory.limit_in_bytes", "memory.max_usage_in_bytes", "total_"
+	usage, limit, prefix := "memory.usage_in_bytes", "memory.limit_in_bytes", "total_"
 	rss, cache, mapped, dirty, writeback := "rss", "cache", "mapped_file", "dirty", "writeback"
 	if c.v2 {
-		usage, limit, peak, prefix = "memory.current", "memory.max", "memory.peak", ""
+		usage, limit, prefix = "memory.current", "memory.max", ""
 		rss, cache, mapped, dirty, writeback = "anon", "file", "file_mapped", "file_dirty", "file_writeback"
 	}
 	if m.Usage, err = c.number("memory", cgroup, usage); err != nil {
@@ -47,18 +48,30 @@ func (c *Cgroups) Memory(cgroup string) (Memory, error) {
 		m.WorkingSet = 0
 	}
 	m.Limit, _ = c.number("memory", cgroup, limit)
-	m.Peak, _ = c.number("memory", cgroup, peak)
 	if c.v2 {
 		m.Kernel = t["kernel"]
+		m.Some, m.Full = c.pressure(cgroup, "memory.pressure")
+	}
+	c.swap(cgroup, &m)
+	return m, nil
+}
+
+// AllMemory reads every counter, for metrics.
+func (c *Cgroups) AllMemory(cgroup string) (Memory, error) {
+	m, err := c.Memory(cgroup)
+	if err != nil {
+		return m, err
+	}
+	if c.v2 {
+		m.Peak, _ = c.number("", cgroup, "memory.peak")
 		if e, err := c.table("", cgroup, "memory.events"); err == nil {
 			m.Failures, m.High = e["max"], e["high"]
 		}
-		m.Some, m.Full = c.pressure(cgroup, "memory.pressure")
-	} else {
-		m.Kernel, _ = c.number("memory", cgroup, "memory.kmem.usage_in_bytes")
-		m.Failures, _ = c.number("memory", cgroup, "memory.failcnt")
+		return m, nil
 	}
-	c.swap(cgroup, &m)
+	m.Peak, _ = c.number("memory", cgroup, "memory.max_usage_in_bytes")
+	m.Kernel, _ = c.number("memory", cgroup, "memory.kmem.usage_in_bytes")
+	m.Failures, _ = c.number("memory", cgroup, "memory.failcnt")
 	return m, nil
 }
 

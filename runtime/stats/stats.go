@@ -6,9 +6,9 @@ package stats
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -55,12 +55,28 @@ func (c *Cgroups) read(controller, cgroup, file string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(p)
+	// Not an os.File, which would put every one of them into epoll's list and out
+	// again, for more than it costs to read it.
+	fd, err := unix.Open(p, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "open", Path: p, Err: err}
 	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxFile))
+	defer unix.Close(fd)
+	b := make([]byte, 0, 512)
+	for len(b) < maxFile {
+		b = slices.Grow(b, 256)
+		n, err := unix.Read(fd, b[len(b):cap(b)])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return nil, &os.PathError{Op: "read", Path: p, Err: err}
+		case n == 0:
+			return b, nil
+		default:
+			b = b[:len(b)+n]
+		}
+	}
+	return b, nil
 }
 
 func (c *Cgroups) number(controller, cgroup, file string) (uint64, error) {
@@ -93,9 +109,9 @@ func (c *Cgroups) table(controller, cgroup, file string) (map[string]uint64, err
 	if err != nil {
 		return nil, err
 	}
-	m := map[string]uint64{}
-	for line := range bytes.Lines(b) {
-		k, v, ok := strings.Cut(strings.TrimSpace(string(line)), " ")
+	m := make(map[string]uint64, bytes.Count(b, []byte("\n")))
+	for line := range strings.Lines(string(b)) {
+		k, v, ok := strings.Cut(strings.TrimSpace(line), " ")
 		if n, err := strconv.ParseUint(v, 10, 64); ok && err == nil {
 			m[k] = n
 		}

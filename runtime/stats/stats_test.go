@@ -43,14 +43,22 @@ func TestVersion1(t *testing.T) {
 		"blkio/pods/a/blkio.throttle.io_service_bytes_recursive": "8:0 Read 10\n8:0 Write 20\n8:0 Sync 5\n8:0 Total 30\n8:16 Read 5\nTotal 35\n",
 		"blkio/pods/a/blkio.throttle.io_serviced_recursive":      "8:0 Read 1\n8:0 Write 2\nTotal 3\n",
 	}))
-	u, err := c.CPU("/pods/a")
+	u, err := c.AllCPU("/pods/a")
 	if d := cmp.Diff(CPU{UsageNanos: 12345, UserNanos: 5, SystemNanos: 6, Periods: 4, ThrottledPeriods: 2, ThrottledNanos: 77, BurstPeriods: 1, BurstNanos: 8}, u); err != nil || d != "" {
 		t.Error(err, d)
 	}
-	m, err := c.Memory("pods/a")
+	m, err := c.AllMemory("pods/a")
 	want := Memory{Usage: 1000, WorkingSet: 700, RSS: 400, InactiveFile: 300, PageFaults: 7, MajorFaults: 2, Peak: 1200, Failures: 9, SwapUsage: 500, HasSwap: true}
 	if d := cmp.Diff(want, m); err != nil || d != "" {
 		t.Error(err, d)
+	}
+	// What is asked for often reads few files.
+	if u, err := c.CPU("/pods/a"); err != nil || u != (CPU{UsageNanos: 12345}) {
+		t.Error(u, err)
+	}
+	want.Peak, want.Failures = 0, 0
+	if m, err := c.Memory("pods/a"); err != nil || m != want {
+		t.Error(m, err)
 	}
 	if n, limit, err := c.Tasks("pods/a"); n != 3 || limit != 9 || err != nil {
 		t.Error(n, limit, err)
@@ -91,7 +99,7 @@ func TestVersion2(t *testing.T) {
 	if d := cmp.Diff(want, u); err != nil || d != "" {
 		t.Error(err, d)
 	}
-	m, err := c.Memory("a")
+	m, err := c.AllMemory("a")
 	if d := cmp.Diff(Memory{Usage: 1000, RSS: 400, InactiveFile: 3000, PageFaults: 7, MajorFaults: 2, Failures: 4, High: 1, SwapUsage: 5, HasSwap: true}, m); err != nil || d != "" {
 		t.Error(err, d)
 	}
