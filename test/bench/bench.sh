@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # bench.sh [bench flags]  Ratios against containerd (v2, from the Go proxy), in one run, in namespaces of its own.
+# PEER_BIN=directory makes the peer the Postern that was built there: two versions of ours in one run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ "${1:-}" != --inside ]; then
@@ -27,12 +28,22 @@ for net in a b; do
 {"cniVersion":"1.0.0","name":"bench-$net","plugins":[{"type":"bridge","bridge":"bench-$net","isGateway":true,"ipMasq":true,"ipam":{"type":"host-local","dataDir":"$t/ipam","ranges":[[{"subnet":"$sub.0.0/16"}]],"routes":[{"dst":"0.0.0.0/0"}]}},{"type":"portmap","capabilities":{"portMappings":true}}]}
 N
 done
-# ours
 printf '[[registry]]\nlocation = "%s"\ninsecure = true\n' "$reg" > "$t/registries.conf"
-mkdir -p "$t/a/etc/trust.d"; cp "$t/registry/demo.pub" "$t/a/etc/trust.d/"
-printf 'default = "reject"\n[authorities.demo]\nkeys = ["trust.d/demo.pub"]\n[[rules]]\nscope = ["%s/**"]\nthreshold = { of = ["demo"], need = 1 }\n' "$reg" > "$t/a/etc/trust.toml"
-printf '[image]\nregistries_conf = "%s"\n[network]\nconf_dir = "%s"\nbin_dirs = ["/usr/lib/cni"]\n' "$t/registries.conf" "$t/net-a" > "$t/postern.toml"
-"$bin/postern" up --root "$t/a" --profile baseline --config "$t/postern.toml" > "$t/a.log" 2>&1 & pids+=($!)
+# postern TREE BINARIES
+postern() {
+  mkdir -p "$t/$1/etc/trust.d"; cp "$t/registry/demo.pub" "$t/$1/etc/trust.d/"
+  printf 'default = "reject"\n[authorities.demo]\nkeys = ["trust.d/demo.pub"]\n[[rules]]\nscope = ["%s/**"]\nthreshold = { of = ["demo"], need = 1 }\n' "$reg" > "$t/$1/etc/trust.toml"
+  printf '[image]\nregistries_conf = "%s"\n[network]\nconf_dir = "%s"\nbin_dirs = ["/usr/lib/cni"]\n' "$t/registries.conf" "$t/net-$1" > "$t/$1.toml"
+  "$2/postern" up --root "$t/$1" --profile baseline --config "$t/$1.toml" > "$t/$1.log" 2>&1 & pids+=($!)
+  wait_for "$bin/tools/crictl" -r "unix://$t/$1/run/postern.sock" version
+}
+measure() { "$bin/test/bench" --ours "$t/a/run/postern.sock" --ours-exe "$bin/postern" --logs "$logs" --registry "$reg" "$@"; }
+postern a "$bin"
+if [ -n "${PEER_BIN:-}" ]; then
+  peer=$(realpath "$PEER_BIN"); postern b "$peer"
+  measure --peer "$t/b/run/postern.sock" --peer-exe "$peer/postern" --peer-name other "$@"
+  exit
+fi
 # the peer
 mkdir -p "$t/certs/$reg"; printf 'server = "http://%s"\n[host."http://%s"]\ncapabilities = ["pull", "resolve"]\n' "$reg" "$reg" > "$t/certs/$reg/hosts.toml"
 cat > "$t/containerd.toml" <<C
@@ -57,5 +68,5 @@ state = "$t/ctrd/state"
   address = "$t/c.sock"
 C
 PATH=$bin/tools:$PATH "$bin/tools/containerd" --config "$t/containerd.toml" > "$t/containerd.log" 2>&1 & pids+=($!)
-wait_for "$bin/tools/crictl" -r "unix://$t/c.sock" version; wait_for "$bin/tools/crictl" -r "unix://$t/a/run/postern.sock" version
-"$bin/test/bench" --ours "$t/a/run/postern.sock" --peer "$t/c.sock" --ours-exe "$bin/postern" --peer-exe "$bin/tools/" --logs "$logs" --registry "$reg" "$@"
+wait_for "$bin/tools/crictl" -r "unix://$t/c.sock" version
+measure --peer "$t/c.sock" --peer-exe "$bin/tools/" "$@"

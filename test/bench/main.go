@@ -1,6 +1,11 @@
 // Command bench measures two CRI runtimes in one run and prints ours as a ratio
 // of the peer's: pod start, pod stop, ExecSync, pulls, parallel starts and
 // memory per pod. A ratio below one is faster or smaller than the peer.
+//
+// The two take turns, so that what else the machine does falls on both: ten
+// samples at a time, so that what a runtime still does after an answer falls on
+// its own next call. Beside each ratio stands its 95 % interval, by resampling
+// the samples (the percentile bootstrap).
 package main
 
 import (
@@ -8,9 +13,10 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +35,7 @@ type runtimeUnderTest struct {
 	logDir string
 	mark   string // in the command line of each of its processes
 	parts  map[string]float64
+	values map[string][]float64 // samples by what was measured
 }
 
 func dial(name, sock string, exes []string, logDir string) *runtimeUnderTest {
@@ -36,7 +43,7 @@ func dial(name, sock string, exes []string, logDir string) *runtimeUnderTest {
 	if err != nil {
 		log.Fatal(err)
 	}
-	return &runtimeUnderTest{name: name, rt: cri.NewRuntimeServiceClient(c), img: cri.NewImageServiceClient(c), exes: exes, logDir: logDir}
+	return &runtimeUnderTest{name: name, rt: cri.NewRuntimeServiceClient(c), img: cri.NewImageServiceClient(c), exes: exes, logDir: logDir, values: map[string][]float64{}}
 }
 
 var ctx = context.Background()
@@ -53,8 +60,6 @@ func check[T any](_ T, err error) {
 		log.Fatal(err)
 	}
 }
-
-var serial int
 
 type pod struct {
 	id, ctr string
@@ -138,96 +143,144 @@ func (r *runtimeUnderTest) pss() float64 {
 
 var settle = flag.Duration("settle", 35*time.Second, "wait before idle memory is read")
 
-type result struct{ values map[string]float64 }
-
 func p50(d []float64) float64 {
-	sort.Float64s(d)
+	d = slices.Sorted(slices.Values(d))
 	return d[len(d)/2]
 }
 
-func ms(t time.Time) float64 { return float64(time.Since(t).Microseconds()) / 1000 }
+// interval returns the bounds of the ratio of two medians.
+func interval(a, b []float64) (low, high float64) {
+	rng := rand.New(rand.NewPCG(1, 2)) // the same each time: a run's figures can be made again from its samples
+	again := func(d []float64) float64 {
+		e := make([]float64, len(d))
+		for i := range e {
+			e[i] = d[rng.IntN(len(d))]
+		}
+		return p50(e)
+	}
+	ratios := make([]float64, 2000)
+	for i := range ratios {
+		ratios[i] = again(a) / again(b)
+	}
+	slices.Sort(ratios)
+	return ratios[len(ratios)*25/1000], ratios[len(ratios)*975/1000]
+}
 
-func (r *runtimeUnderTest) measure(n int, small string, pulls map[string]string) result {
-	v := map[string]float64{}
-	pull := func(ref string) float64 {
-		t := time.Now()
+// timed adds the milliseconds that f takes to the samples of what.
+func (r *runtimeUnderTest) timed(what string, f func()) {
+	t := time.Now()
+	f()
+	r.add(what, float64(time.Since(t).Microseconds())/1000)
+}
+
+func (r *runtimeUnderTest) add(what string, v float64) { r.values[what] = append(r.values[what], v) }
+
+const (
+	podStart = "pod start, p50, ms"
+	podStop  = "pod stop, p50, ms"
+	execSync = "ExecSync, p50, ms"
+	stats    = "ListContainerStats of all pods, p50, ms"
+	parallel = "pods started per second, 8 at a time"
+	layers   = "pull of 10 layers, 100 MB, p50, ms"
+	files    = "pull of 30,000 small files, p50, ms"
+	idle     = "idle memory (PSS), KiB"
+	perPod   = "memory per pod (PSS), KiB"
+
+	batch    = 10 // samples that a runtime takes in its turn
+	together = 40 // pods that are started eight at a time
+)
+
+func (r *runtimeUnderTest) pull(what, ref string) {
+	r.timed(what, func() {
 		check(r.img.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: ref}}))
-		return ms(t)
+	})
+	check(r.img.RemoveImage(ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: ref}}))
+}
+
+func (r *runtimeUnderTest) exec(p pod) {
+	resp := must(r.rt.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: p.ctr, Cmd: []string{"/bin/true"}, Timeout: 10}))
+	if resp.ExitCode != 0 {
+		log.Fatalf("%s: exec exited %d", r.name, resp.ExitCode)
 	}
-	pull(small)
-	for name, ref := range pulls {
-		var d []float64
-		for range 3 {
-			d = append(d, pull(ref))
-			check(r.img.RemoveImage(ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: ref}}))
-		}
-		v["pull of "+name+", p50, ms"] = p50(d)
-	}
-	r.remove(func() pod { p := r.start(small, 0); r.stop(p); return p }()) // warm
-	time.Sleep(*settle)                                                    // until what is started on demand has left again
-	v["idle memory (PSS), KiB"] = r.pss()
-	idle := r.parts
-	var pods []pod
-	var starts, stops, execs, stats []float64
-	for i := range n {
-		serial++
-		t := time.Now()
-		pods = append(pods, r.start(small, serial+i))
-		starts = append(starts, ms(t))
-	}
-	time.Sleep(time.Second)
-	v["memory per pod (PSS), KiB"] = (r.pss() - v["idle memory (PSS), KiB"]) / float64(n)
-	for name, kib := range r.parts {
-		fmt.Fprintf(os.Stderr, "  %-24s %8.0f KiB idle, %+6.1f KiB a pod\n", name, idle[name], (kib-idle[name])/float64(n))
-	}
-	for i := range n {
-		t := time.Now()
-		resp := must(r.rt.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: pods[i].ctr, Cmd: []string{"/bin/true"}, Timeout: 10}))
-		if resp.ExitCode != 0 {
-			log.Fatalf("%s: exec exited %d", r.name, resp.ExitCode)
-		}
-		execs = append(execs, ms(t))
-	}
-	for range 10 {
-		t := time.Now()
-		check(r.rt.ListContainerStats(ctx, &cri.ListContainerStatsRequest{}))
-		stats = append(stats, ms(t))
-	}
-	for _, p := range pods {
-		t := time.Now()
-		r.stop(p)
-		stops = append(stops, ms(t))
-		r.remove(p)
-	}
-	v["pod start, p50, ms"], v["pod stop, p50, ms"], v["ExecSync, p50, ms"] = p50(starts), p50(stops), p50(execs)
-	v["ListContainerStats of all pods, p50, ms"] = p50(stats)
-	// Eight at a time.
+}
+
+// parallel starts pods eight at a time, and takes them away.
+func (r *runtimeUnderTest) parallel(image string, first int) {
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	todo := make(chan int)
-	pods = nil
+	todo, pods := make(chan int), make([]pod, together)
 	t := time.Now()
 	for range 8 {
 		wg.Go(func() {
 			for i := range todo {
-				p := r.start(small, 10000+i)
-				mu.Lock()
-				pods = append(pods, p)
-				mu.Unlock()
+				pods[i] = r.start(image, first+i)
 			}
 		})
 	}
-	for i := range 40 {
+	for i := range together {
 		todo <- i
 	}
 	close(todo)
 	wg.Wait()
-	v["pods started per second, 8 at a time"] = 40 / time.Since(t).Seconds()
+	r.add(parallel, together/time.Since(t).Seconds())
 	for _, p := range pods {
 		r.stop(p)
 		r.remove(p)
 	}
-	return result{v}
+}
+
+// measure takes all samples, of the runtimes in turn.
+func measure(both []*runtimeUnderTest, n, rounds int, image, registry string) {
+	turns := func(times int, f func(r *runtimeUnderTest, i int)) {
+		for first := 0; first < times; first += batch {
+			for _, r := range both {
+				for i := first; i < min(first+batch, times); i++ {
+					f(r, i)
+				}
+				time.Sleep(200 * time.Millisecond) // and no more of it falls on the other
+			}
+		}
+	}
+	say := func(what string) { fmt.Fprintln(os.Stderr, "measuring", what) }
+	say("pulls")
+	for range rounds {
+		turns(2, func(r *runtimeUnderTest, _ int) { r.pull(layers, registry+"/bench/layers:1") })
+		turns(1, func(r *runtimeUnderTest, _ int) { r.pull(files, registry+"/bench/files:1") })
+	}
+	turns(1, func(r *runtimeUnderTest, _ int) {
+		check(r.img.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: image}}))
+		p := r.start(image, 0) // warm
+		r.stop(p)
+		r.remove(p)
+	})
+	say("idle memory")
+	time.Sleep(*settle) // until what is started on demand has left again
+	turns(1, func(r *runtimeUnderTest, _ int) { r.add(idle, r.pss()) })
+
+	say("pods, one at a time")
+	pods := map[*runtimeUnderTest][]pod{}
+	turns(n, func(r *runtimeUnderTest, i int) {
+		r.timed(podStart, func() { pods[r] = append(pods[r], r.start(image, 1+i)) })
+	})
+	time.Sleep(time.Second)
+	turns(1, func(r *runtimeUnderTest, _ int) {
+		before := r.parts
+		r.add(perPod, (r.pss()-r.values[idle][0])/float64(n))
+		for name, kib := range r.parts {
+			fmt.Fprintf(os.Stderr, "  %-24s %8.0f KiB idle, %+6.1f KiB a pod\n", name, before[name], (kib-before[name])/float64(n))
+		}
+	})
+	turns(n*rounds, func(r *runtimeUnderTest, i int) { r.timed(execSync, func() { r.exec(pods[r][i%n]) }) })
+	turns(30, func(r *runtimeUnderTest, _ int) {
+		r.timed(stats, func() { check(r.rt.ListContainerStats(ctx, &cri.ListContainerStatsRequest{})) })
+	})
+	turns(n, func(r *runtimeUnderTest, i int) {
+		r.timed(podStop, func() { r.stop(pods[r][i]) })
+		r.remove(pods[r][i])
+	})
+	say("pods, eight at a time")
+	for i := range rounds {
+		turns(1, func(r *runtimeUnderTest, _ int) { r.parallel(image, 10000+i*together) })
+	}
 }
 
 func main() {
@@ -235,34 +288,29 @@ func main() {
 	peer := flag.String("peer", "", "the peer's CRI socket")
 	oursExe := flag.String("ours-exe", "", "comma-separated prefixes of our executables")
 	peerExe := flag.String("peer-exe", "", "comma-separated prefixes of the peer's executables")
+	peerName := flag.String("peer-name", "containerd", "what the peer is called in the table")
 	logs := flag.String("logs", "", "directory for container logs, allowed by our ceiling")
 	n := flag.Int("pods", 30, "pods")
+	rounds := flag.Int("rounds", 3, "how often what is not measured per pod is measured")
 	registry := flag.String("registry", "", "host:port of the registry with the images demo/signed, bench/layers, bench/files")
-	only := flag.String("only", "", "measure only ours or peer")
 	flag.Parse()
-	pulls := map[string]string{"10 layers, 100 MB": *registry + "/bench/layers:1", "30,000 small files": *registry + "/bench/files:1"}
-	small := *registry + "/demo/signed:1"
-	postern := dial("postern", *ours, strings.Split(*oursExe, ","), *logs)
-	postern.mark = filepath.Dir(filepath.Dir(*ours)) // the tree's root: another tree may run beside
-	var results []result
-	for _, r := range []*runtimeUnderTest{postern, dial("containerd", *peer, strings.Split(*peerExe, ","), *logs)} {
-		if *only != "" && (*only == "ours") != (r.name == "postern") {
-			results = append(results, result{map[string]float64{}})
-			continue
-		}
-		fmt.Fprintf(os.Stderr, "measuring %s\n", r.name)
-		results = append(results, r.measure(*n, small, pulls))
+	both := []*runtimeUnderTest{
+		dial("postern", *ours, strings.Split(*oursExe, ","), *logs),
+		dial(*peerName, *peer, strings.Split(*peerExe, ","), *logs),
 	}
+	both[0].mark = filepath.Dir(filepath.Dir(*ours)) // the tree's root: another tree may run beside
+	if *peerName != "containerd" {
+		both[1].mark = filepath.Dir(filepath.Dir(*peer))
+	}
+	measure(both, *n, *rounds, *registry+"/demo/signed:1", *registry)
 	rows := []struct{ name, budget string }{
-		{"pod start, p50, ms", "0.4"}, {"pod stop, p50, ms", ""}, {"ExecSync, p50, ms", "0.4"},
-		{"pods started per second, 8 at a time", "2.5 (more is better)"},
-		{"pull of 10 layers, 100 MB, p50, ms", "0.8"}, {"pull of 30,000 small files, p50, ms", "0.05"},
-		{"ListContainerStats of all pods, p50, ms", ""},
-		{"idle memory (PSS), KiB", "61440 KiB in all"}, {"memory per pod (PSS), KiB", "100 KiB"},
+		{podStart, "0.4"}, {podStop, ""}, {execSync, "0.4"}, {parallel, "2.5 (more is better)"}, {layers, "0.8"}, {files, "0.05"}, {stats, ""},
+		{idle, "61440 KiB in all"}, {perPod, "100 KiB"},
 	}
-	fmt.Println("| what | postern | containerd | ratio | budget |\n|---|---|---|---|---|")
+	fmt.Printf("| what | postern | %s | ratio | 95 %% of it | samples | budget |\n|---|---|---|---|---|---|---|\n", *peerName)
 	for _, row := range rows {
-		a, b := results[0].values[row.name], results[1].values[row.name]
-		fmt.Printf("| %s | %.1f | %.1f | %.3f | %s |\n", row.name, a, b, a/b, row.budget)
+		a, b := both[0].values[row.name], both[1].values[row.name]
+		low, high := interval(a, b)
+		fmt.Printf("| %s | %.1f | %.1f | %.3f | %.3f to %.3f | %d | %s |\n", row.name, p50(a), p50(b), p50(a)/p50(b), low, high, len(a), row.budget)
 	}
 }
