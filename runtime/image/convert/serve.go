@@ -74,28 +74,7 @@ func convertFDs(in, out int, file string) (Result, error) {
 	// By offset: the fd's position is shared with whoever sent it.
 	src := io.NewSectionReader(blob, 0, st.Size())
 	if file != "" {
-		return File(&early{File: image}, src, src.Size(), file, DefaultLimits)
+		return File(image, src, src.Size(), file, DefaultLimits)
 	}
-	return Layer(&early{File: image}, src, DefaultLimits)
-}
-
-// early has the disk begin with what is written while the rest is still being
-// made: who admits the image waits for all of it.
-type early struct {
-	*os.File
-	begun int64 // up to where
-}
-
-// earlyStep is how many bytes the disk is given at once.
-const earlyStep = 1 << 20
-
-// WriteAt implements io.WriterAt. Expected: pwrite64, sync_file_range.
-func (e *early) WriteAt(b []byte, at int64) (int, error) {
-	n, err := e.File.WriteAt(b, at)
-	if end := at + int64(n); err == nil && end-e.begun >= earlyStep {
-		// Only a hint: the admitting process asks for the whole, and hears of errors.
-		_ = unix.SyncFileRange(int(e.Fd()), e.begun, end-e.begun, unix.SYNC_FILE_RANGE_WRITE)
-		e.begun = end
-	}
-	return n, err
+	return Layer(image, src, DefaultLimits)
 }
