@@ -33,6 +33,14 @@ func startPlugged(t *testing.T) *plugged {
 		t.Fatal(err)
 	}
 	tr.write(file, strings.Replace(string(b), `bin_dirs = ["/opt/cni/bin", `, fmt.Sprintf("bin_dirs = [%q, ", p.bin), 1))
+	if err := os.MkdirAll(p.bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil { // what is made there is then a program, as a node's plugins are
+		if err := unix.Lsetxattr(p.bin, "security.selinux", []byte("system_u:object_r:bin_t:s0"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p.plugin("exec $bridge")
 	tr.up("baseline")
 	t.Cleanup(func() { tr.down() })

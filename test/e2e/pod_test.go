@@ -88,6 +88,22 @@ func (tr *tree) exec(ctr string, cmd ...string) (string, int32) {
 	return string(r.Stdout) + string(r.Stderr), r.ExitCode
 }
 
+// letGo makes the file that the container waits for, and then ends. Its end kills
+// the process that made the file, should that still be there.
+func (tr *tree) letGo(ctr string) {
+	tr.t.Helper()
+	tr.eventually(10*time.Second, "exec works", func() error {
+		r, err := tr.rt.ExecSync(ctx(tr.t), &cri.ExecSyncRequest{ContainerId: ctr, Cmd: []string{"touch", "/tmp/go"}, Timeout: 60 * int64(slow)})
+		switch {
+		case err == nil && r.ExitCode != 0 && r.ExitCode != 137:
+			return fmt.Errorf("exit code %d: %s", r.ExitCode, r.Stderr)
+		case err != nil && tr.status(ctr).State != cri.ContainerState_CONTAINER_EXITED:
+			return err
+		}
+		return nil
+	})
+}
+
 func (tr *tree) status(ctr string) *cri.ContainerStatus {
 	tr.t.Helper()
 	s, err := tr.rt.ContainerStatus(ctx(tr.t), &cri.ContainerStatusRequest{ContainerId: ctr})

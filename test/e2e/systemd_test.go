@@ -121,10 +121,7 @@ func (tr *tree) slice(handler string) {
 	for _, pid := range tr.processes()["postern-helper"] {
 		syscall.Kill(pid, syscall.SIGKILL)
 	}
-	tr.eventually(20*time.Second, "exec works again", func() error {
-		_, err := tr.rt.ExecSync(ctx(t), &cri.ExecSyncRequest{ContainerId: ctr, Cmd: []string{"touch", "/tmp/go"}, Timeout: 20})
-		return err
-	})
+	tr.letGo(ctr)
 	tr.exited(ctr, 5)
 	// One that has to be killed goes with all that is in its scope.
 	ctr = tr.create(pod, p, tr.ctrConfig("d", "sleep 1000 & trap '' TERM; while :; do sleep 0.05; done"))
