@@ -55,7 +55,7 @@ check: format vet staticcheck
 # What each LSM alone holds: profiles of our own processes, labels of containers. Two emulated machines, about five minutes each.
 define test_lsm
 @POSTERN_RUN='TestAppArmor|TestPodOptions' LSM=apparmor test/vm/test.sh test/undo test/e2e
-@POSTERN_RUN='TestSELinux' LSM=selinux test/vm/test.sh test/undo test/e2e
+@POSTERN_RUN='TestSELinux|TestPortForward|TestMountOptions' LSM=selinux test/vm/test.sh test/undo test/e2e
 endef
 
 test: build deps-run tools testbin check

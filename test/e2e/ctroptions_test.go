@@ -112,6 +112,9 @@ func TestMountOptions(t *testing.T) {
 		}
 	}
 	mount("tmpfs", dir+"/a/sub", "tmpfs", 0)
+	for _, d := range []string{"/a", "/a/sub", "/b", "/b/inside"} {
+		forContainers(t, dir+d)
+	}
 
 	p := tr.podConfig("mounts")
 	p.Linux.SecurityContext.Privileged = true
@@ -150,6 +153,7 @@ func TestMountOptions(t *testing.T) {
 	tr.has(ctr, "recursively read-only", "touch /rro/x; touch /rro/sub/y", "/rro/x: Read-only file system", "/rro/sub/y: Read-only file system")
 	tr.has(ctr, "image volumes", "cat /image/etc/image /part/image; touch /image/x; touch /part/x", "signed\nsigned\n", "/image/x: Read-only file system", "/part/x: Read-only file system")
 	mount("tmpfs", dir+"/a/later", "tmpfs", 0)
+	forContainers(t, dir+"/a/later")
 	tr.write(dir+"/a/later/file", "later\n")
 	tr.has(ctr, "what is mounted later", "cat /slave/later/file; cat /ro/later/file; echo end", "later\n", "can't open '/ro/later/file'")
 	for _, m := range tr.status(ctr).Mounts {
