@@ -36,11 +36,7 @@ func startPlugged(t *testing.T) *plugged {
 	if err := os.MkdirAll(p.bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil { // what is made there is then a program, as a node's plugins are
-		if err := unix.Lsetxattr(p.bin, "security.selinux", []byte("system_u:object_r:bin_t:s0"), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
+	setLabel(t, p.bin, "bin_t") // what is made there is then a program, as a node's plugins are
 	p.plugin("exec $bridge")
 	tr.up("baseline")
 	t.Cleanup(func() { tr.down() })

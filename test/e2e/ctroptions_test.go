@@ -113,7 +113,7 @@ func TestMountOptions(t *testing.T) {
 	}
 	mount("tmpfs", dir+"/a/sub", "tmpfs", 0)
 	for _, d := range []string{"/a", "/a/sub", "/b", "/b/inside"} {
-		forContainers(t, dir+d)
+		setLabel(t, dir+d, "container_file_t")
 	}
 
 	p := tr.podConfig("mounts")
@@ -153,7 +153,7 @@ func TestMountOptions(t *testing.T) {
 	tr.has(ctr, "recursively read-only", "touch /rro/x; touch /rro/sub/y", "/rro/x: Read-only file system", "/rro/sub/y: Read-only file system")
 	tr.has(ctr, "image volumes", "cat /image/etc/image /part/image; touch /image/x; touch /part/x", "signed\nsigned\n", "/image/x: Read-only file system", "/part/x: Read-only file system")
 	mount("tmpfs", dir+"/a/later", "tmpfs", 0)
-	forContainers(t, dir+"/a/later")
+	setLabel(t, dir+"/a/later", "container_file_t")
 	tr.write(dir+"/a/later/file", "later\n")
 	tr.has(ctr, "what is mounted later", "cat /slave/later/file; cat /ro/later/file; echo end", "later\n", "can't open '/ro/later/file'")
 	for _, m := range tr.status(ctr).Mounts {

@@ -83,6 +83,7 @@ func node(t *testing.T, name string, major, minor uint32) (hostPath string) {
 	if err := os.Chmod(hostPath, 0o660); err != nil {
 		t.Fatal(err)
 	}
+	setLabel(t, hostPath, "null_device_t")
 	return hostPath
 }
 

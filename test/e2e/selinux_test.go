@@ -24,14 +24,14 @@ func needSELinux(t *testing.T) {
 	}
 }
 
-// forContainers gives a directory the label that all containers may use, where
-// there is SELinux: what chcon -t container_file_t does.
-func forContainers(t *testing.T, dir string) {
+// setLabel gives a file or directory a label that all pods may use, where there is
+// SELinux: what chcon -t does.
+func setLabel(t *testing.T, path, kind string) {
 	t.Helper()
 	if _, err := os.Stat("/sys/fs/selinux/enforce"); err != nil {
 		return
 	}
-	if err := unix.Lsetxattr(dir, "security.selinux", []byte("system_u:object_r:container_file_t:s0"), 0); err != nil {
+	if err := unix.Lsetxattr(path, "security.selinux", []byte("system_u:object_r:"+kind+":s0"), 0); err != nil {
 		t.Fatal(err)
 	}
 }
