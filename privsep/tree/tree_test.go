@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/postern-cri/postern/privsep/keeper"
+	"github.com/postern-cri/postern/privsep/keeper/message"
 	"github.com/postern-cri/postern/privsep/seqpacket"
 )
 
@@ -540,6 +541,24 @@ func TestLoad(t *testing.T) {
 		os.Chmod(path, tt.mode)
 		if _, err := Load(path); (err == nil) != tt.ok {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The exits of execs are kept until nobody can still ask for them, and no longer
+// than there is room: what thousands of probes leave must not make init grow.
+func TestExitsAreBounded(t *testing.T) {
+	tree := &Tree{exits: map[string]message.Exit{}, kept: map[string]*set{"ctr": {}}}
+	tree.record("ctr", 0)
+	for i := range 3 * maxExits {
+		tree.record(fmt.Sprint("exec-", i), 0)
+	}
+	if n := len(tree.exits); n > maxExits+2 {
+		t.Errorf("%d exits are kept, at most %d are to be", n, maxExits)
+	}
+	for _, key := range []string{"ctr", fmt.Sprint("exec-", 3*maxExits-1)} {
+		if _, ok := tree.exits[key]; !ok {
+			t.Errorf("the exit of %s was lost", key)
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 // Bounds on what is remembered.
 const (
 	maxUnclaimed = 1024             // exits that nobody asked for yet
-	maxExits     = 4096             // of processes without a kept set: exec
+	maxExits     = 512              // of processes without a kept set: exec. What a posternd that is away for a moment misses
 	exitAge      = 10 * time.Minute // of the same
 	maxKept      = 8192             // sets
 )
