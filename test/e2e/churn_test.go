@@ -181,7 +181,9 @@ func TestChurn(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Go collects an idle heap every two minutes, and gives back what is free then.
-		warm, idle, settle = 50, 150*time.Second, 15*time.Minute // init keeps exits of execs for ten
+		// Go collects an idle heap every two minutes, and gives back what is free then. A heap that has not yet had the size at
+		// which it is collected grows to it: init's after some hundred pods, and then no more.
+		warm, idle, settle = 300, 150*time.Second, 15*time.Minute
 		more = func(b usage) int64 { return b.pss / 10 }
 	}
 	tr := startTree(t, "baseline", "")
