@@ -6,9 +6,9 @@ package stats
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -55,28 +55,15 @@ func (c *Cgroups) read(controller, cgroup, file string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Not an os.File, which would put every one of them into epoll's list and out
+	// Not by os.Open, which would put every one of them into epoll's list and out
 	// again, for more than it costs to read it.
 	fd, err := unix.Open(p, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: p, Err: err}
 	}
-	defer unix.Close(fd)
-	b := make([]byte, 0, 512)
-	for len(b) < maxFile {
-		b = slices.Grow(b, 256)
-		n, err := unix.Read(fd, b[len(b):cap(b)])
-		switch {
-		case err == unix.EINTR:
-		case err != nil:
-			return nil, &os.PathError{Op: "read", Path: p, Err: err}
-		case n == 0:
-			return b, nil
-		default:
-			b = b[:len(b)+n]
-		}
-	}
-	return b, nil
+	f := os.NewFile(uintptr(fd), p)
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxFile))
 }
 
 func (c *Cgroups) number(controller, cgroup, file string) (uint64, error) {
