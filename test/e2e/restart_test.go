@@ -108,6 +108,9 @@ func TestStopAndUpAgain(t *testing.T) {
 	if st := tr.status(ctr); st.State != cri.ContainerState_CONTAINER_RUNNING {
 		t.Fatalf("state after the restart: %v", st.State)
 	}
+	if out, code := tr.exec(ctr, "true"); code != 0 {
+		t.Fatalf("exec after the restart: %d %s", code, out)
+	}
 	tr.letGo(ctr)
 	tr.exited(ctr, 5)
 }
