@@ -78,15 +78,19 @@ func TestPodResize(t *testing.T) {
 		Resources: &cri.LinuxContainerResources{CpuPeriod: 1}}); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "resources.cpu_period") {
 		t.Errorf("an impossible period: %v", err)
 	}
-	judged := 0
-	for _, r := range tr.audit() {
-		if r["method"] == "UpdatePodSandboxResources" {
-			judged++
+	// The decision is on disk before the effect, how it went within a second of it.
+	tr.eventually(5*time.Second, "the resize is in the audit log", func() error {
+		var stages []any
+		for _, r := range tr.audit() {
+			if r["method"] == "UpdatePodSandboxResources" {
+				stages = append(stages, r["stage"])
+			}
 		}
-	}
-	if judged < 2 { // the decision, and how it went
-		t.Errorf("%d records of the resize in the audit log", judged)
-	}
+		if !slices.Contains(stages, any("decision")) || !slices.Contains(stages, any("complete")) {
+			return fmt.Errorf("stages %v", stages)
+		}
+		return nil
+	})
 
 	// Annotations as large as Kubernetes permits, in one piece and in many.
 	p = tr.podConfig("large")
