@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -20,6 +21,7 @@ const (
 	maxDelay = 5 * time.Second       // longest wait before a restart
 	stopTime = 5 * time.Second       // between SIGTERM and SIGKILL
 	tick     = 20 * time.Millisecond // between two looks at a zombie of another parent
+	quiet    = 5 * time.Second       // after the last event, until memory is given back
 )
 
 // slot is one Process with what runs of it. Its exported fields survive a
@@ -95,7 +97,9 @@ func Run(config string, state int, args []string) error {
 	if err := t.configure(cfg, old); err != nil {
 		return err
 	}
+	rest := time.AfterFunc(quiet, debug.FreeOSMemory) // Go alone keeps what the busiest moment took
 	for t.turn(args) {
+		rest.Reset(quiet)
 	}
 	return nil
 }

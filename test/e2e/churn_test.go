@@ -180,8 +180,8 @@ func TestChurn(t *testing.T) {
 		if pods, err = strconv.Atoi(v); err != nil {
 			t.Fatal(err)
 		}
-		// Go collects an idle heap every two minutes, and gives back what is free then. One that has not yet had the size at which
-		// it is collected still grows to it, as init's does after 50 pods.
+		// Go collects an idle heap every two minutes, and gives back what is free then. A heap that
+		// was never collected still grows to the size at which it is: 300 pods fill every one.
 		warm, idle, settle = 300, 150*time.Second, 15*time.Minute
 		more = func(b usage) int64 { return b.pss / 10 }
 	}
