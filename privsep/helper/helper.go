@@ -294,6 +294,9 @@ type answerError struct{ wire.Answer }
 // and what would help.
 func Invalid(format string, a ...any) error { return &answerError{fail(wire.Invalid, format, a...)} }
 
+// Ended is an error for which the state of the container is to blame.
+func Ended(format string, a ...any) error { return &answerError{fail(wire.Exists, format, a...)} }
+
 func (e *answerError) Error() string {
 	if e.Code == wire.Denied {
 		return e.Denial.Rule + ": " + e.Denial.Message

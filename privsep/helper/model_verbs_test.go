@@ -260,7 +260,7 @@ func (m *model) ctrExec() (string, wire.Code, wire.Code) {
 	case c == nil:
 		want = wire.NotFound
 	case !c.started || !m.w.Alive(c.proc):
-		want = wire.Invalid
+		want = wire.Exists
 	default:
 		if want = m.judged(refused, false, false, false); want == wire.OK {
 			want = m.did("Exec")

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -454,6 +455,14 @@ func TestTerminalExecAndKill(t *testing.T) {
 	}
 	r.must(r.m.KillAll(co.Cgroup))
 	r.gone(co.Proc)
+	// Who asked while it ended is told that it did, and not that something failed.
+	_, _, xerr := r.m.Exec(ci.ID, id(5), &plan.ExecPlan{Args: []string{"true"}})
+	for what, err := range map[string]error{"exec": xerr, "update": r.m.CtrUpdate(ci.ID, &plan.Resources{Memory: 64 << 20})} {
+		var a interface{ Outcome() *wire.Answer }
+		if !errors.As(err, &a) || a.Outcome().Code != wire.Exists {
+			t.Errorf("%s after the end: %v", what, err)
+		}
+	}
 	r.must(r.m.CtrDelete(ci.ID, co))
 	if !r.m.Alive(out.Pause) {
 		t.Error("the pause process died with a container")

@@ -71,10 +71,8 @@ func oneShot(path string, request any, deadline time.Duration, stdio [3]*os.File
 	defer r.Close()
 	defer w.Close()
 	cmd := &exec.Cmd{Path: path, Args: []string{path}, Env: []string{}, Dir: "/", ExtraFiles: []*os.File{in, w}}
-	for i, to := range []*io.Reader{&cmd.Stdin} {
-		if stdio[i] != nil {
-			*to = stdio[i]
-		}
+	if stdio[0] != nil {
+		cmd.Stdin = stdio[0]
 	}
 	for i, to := range []*io.Writer{&cmd.Stdout, &cmd.Stderr} {
 		if stdio[i+1] != nil {
@@ -123,6 +121,8 @@ func (m *Machine) run(l *spec.Launch, stdio [3]*os.File, console *os.File) (res 
 	switch {
 	case err == nil && res.Field != "":
 		return res, since, helper.Invalid("%s: %s. Fix: %s", res.Field, res.Error, res.Remedy)
+	case err == nil && res.Exited:
+		return res, since, helper.Ended("%s", res.Error)
 	case err == nil && res.Error != "":
 		err = errors.New(res.Error)
 	}

@@ -104,13 +104,11 @@ type Result struct {
 	PID   int      // of the container's or exec's process in the launch's PID namespace
 	Notes []string // what was lowered to what this machine permits
 	Error string
-	// NotFound says that the command of an exec or create does not exist in the
-	// image; Exited that the container is gone.
-	NotFound bool
 	// Field is the field of the request that Error is about, where the request is
 	// to blame, and Remedy what would help.
 	Field  string
 	Remedy string
+	// Exited says that the container is gone.
 	Exited bool
 }
 

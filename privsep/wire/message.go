@@ -41,7 +41,7 @@ const (
 	Denied           // ceiling or policy said no: Denial says which rule
 	Invalid          // the request contradicts itself or the state; the connection lives
 	NotFound         // no such handle
-	Exists           // the handle is in a state that has this already
+	Exists           // the handle is in a state that has no place for this: it is started already, or has ended
 	Exhausted        // a limit of the helper is reached
 	Unavailable      // policyd, auditd or init did not answer: fail closed, try again
 	Failed           // the kernel or a program said no; Message says which

@@ -185,14 +185,14 @@ func TestMissing(t *testing.T) {
 			words[arg] = want
 		}
 		l := m.request(arg)
-		if r := m.do(l, nil, nil); !r.NotFound || r.Error != want || r.PID != 0 {
+		if r := m.do(l, nil, nil); r.Field != "command" || r.Error != want || r.PID != 0 {
 			t.Errorf("create %s: %+v", arg, r)
 		}
 		m.remove(l)
 	}
 	l := m.request("sleep", "60")
 	m.running(l)
-	if _, _, r := m.exec(l, "nonesuch"); !r.NotFound || r.Error != words["nonesuch"] || r.Exited {
+	if _, _, r := m.exec(l, "nonesuch"); r.Field != "command" || r.Error != words["nonesuch"] || r.Exited {
 		t.Errorf("exec: %+v", r)
 	}
 }

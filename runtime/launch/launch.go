@@ -95,7 +95,6 @@ func Do(l *spec.Launch) spec.Result {
 		op.result.Error = err.Error()
 		if field, text, remedy := mistake(err); field != "" {
 			op.result.Field, op.result.Error, op.result.Remedy = field, text, remedy
-			op.result.NotFound = field == "command"
 		}
 	}
 	return op.result
