@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 test/critest/critest.sh --build
 lsms=("$@"); [ $# -gt 0 ] || lsms=(apparmor selinux)
-focus=${FOCUS:-'AppArmor|SELinux|runtime should support (starting container|execSync|removing running PodSandbox)|should support seccomp localhost|mount propagation should be private'}
+focus=${FOCUS:-'AppArmor|SELinux|runtime should support (starting container|execSync|removing running PodSandbox)|should support seccomp localhost|setting host name|mount propagation should be private'}
 bad=0
 for lsm in "${lsms[@]}"; do
   echo "== critest with $lsm: $focus"
