@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # critest.sh [LSM...]  critest in the emulated machine, with AppArmor and with SELinux enforcing: the specs that such a kernel
 # enables, and a few of each kind besides.
-#   FOCUS=REGEXP chooses others: FOCUS=. is the whole suite: about half an hour with AppArmor
+#   FOCUS=REGEXP chooses others: FOCUS=. is the whole suite: about 25 minutes with each
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 test/critest/critest.sh --build
