@@ -110,6 +110,7 @@ func TestDeviceOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	tr.write(dir+"/lib", "a library\n")
+	setLabel(t, dir+"/lib", "lib_t") // as a driver's libraries on a node
 	tr.write(tr.root+"/run/cdi/thing.yaml", fmt.Sprintf(`cdiVersion: 0.6.0
 kind: postern.test/thing
 containerEdits: {env: ["OF=all"]}
