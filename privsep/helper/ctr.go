@@ -219,7 +219,7 @@ func ctrStart(r *request, q *wire.CtrStartRequest) (wire.Message, error) {
 			return &answerError{fail(wire.Invalid, "the container is half made: its creation failed")}
 		}
 		if c.Started {
-			return &answerError{fail(wire.Exists, "the container was started already")}
+			return Exists("the container was started already")
 		}
 		if err := r.h.Kernel.CtrStart(c.ID, c.Out.Proc); err != nil {
 			return err

@@ -60,7 +60,7 @@ func (h *Helper) judgeExec(c *ctr, p *plan.ExecPlan, claims *plan.Claims, b []by
 	with.RequestID, with.CallerUID, with.CallerPID = claims.RequestID, claims.CallerUID, claims.CallerPID
 	s.claims = &with
 	if h.ctrState(c) != wire.StateRunning {
-		return nil, Ended("the container does not run")
+		return nil, Exists("the container does not run")
 	}
 	sections := []gate.Section{{Kind: gate.SectionPlan, Data: c.Plan}, {Kind: gate.SectionExecPlan, Data: b}, {Kind: gate.SectionClaims, Data: c.Claims}}
 	if pod, ok := h.podOf(c); ok {

@@ -294,8 +294,9 @@ type answerError struct{ wire.Answer }
 // and what would help.
 func Invalid(format string, a ...any) error { return &answerError{fail(wire.Invalid, format, a...)} }
 
-// Ended is an error for which the state of the container is to blame.
-func Ended(format string, a ...any) error { return &answerError{fail(wire.Exists, format, a...)} }
+// Exists is an error for which the state of the thing is to blame: it is started
+// already, or has ended.
+func Exists(format string, a ...any) error { return &answerError{fail(wire.Exists, format, a...)} }
 
 func (e *answerError) Error() string {
 	if e.Code == wire.Denied {

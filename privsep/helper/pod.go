@@ -76,7 +76,7 @@ func (h *Helper) admit(p *pod) error {
 	for _, other := range h.pods {
 		// The uid names the volumes: a second live pod of it would share them.
 		if other.plan.UID == p.plan.UID && !other.Stopped {
-			return &answerError{fail(wire.Exists, "pod %s has the uid %s and is not stopped", other.ID, p.plan.UID)}
+			return Exists("pod %s has the uid %s and is not stopped", other.ID, p.plan.UID)
 		}
 	}
 	if p.Level = label.Fresh(h.pairs()); p.Level == "" {

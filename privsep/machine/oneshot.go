@@ -122,7 +122,7 @@ func (m *Machine) run(l *spec.Launch, stdio [3]*os.File, console *os.File) (res 
 	case err == nil && res.Field != "":
 		return res, since, helper.Invalid("%s: %s. Fix: %s", res.Field, res.Error, res.Remedy)
 	case err == nil && res.Exited:
-		return res, since, helper.Ended("%s", res.Error)
+		return res, since, helper.Exists("%s", res.Error)
 	case err == nil && res.Error != "":
 		err = errors.New(res.Error)
 	}
